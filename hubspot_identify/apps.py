@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+from django.apps import AppConfig
+from django.utils.translation import gettext_lazy as _
+
+
+class HubSpotIdentifyConfig(AppConfig):
+    """The app: no models, no signal handlers, nothing that runs at start-up but the registration of its checks."""
+
+    name = "hubspot_identify"
+    verbose_name = _("HubSpot visitor identification")
+
+    def ready(self) -> None:
+        from . import checks, deployment  # noqa: F401 - importing registers them
