@@ -1,0 +1,201 @@
+"""What HubSpot's answers mean: a token, or an error with all that HubSpot says of it and none of the secrets.
+
+https://developers.hubspot.com/docs/api-reference/error-handling
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+from .conf import TOKEN
+from .exceptions import (
+    APIError,
+    AuthenticationError,
+    InvalidRequestError,
+    PermissionDeniedError,
+    RateLimitError,
+    UnavailableError,
+    UnexpectedResponseError,
+)
+
+MAX_BODY = 64 * 1024  # bytes, after decompression
+MAX_TEXT = 500  # characters kept of a text of HubSpot's
+
+
+class Answer:
+    """Status, headers and body of an answer; ``complete`` is false where the body broke off."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes, complete: bool) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.complete = complete
+
+
+def read_token(answer: Answer, *, secrets: Sequence[str]) -> str:
+    """The token in an answer, or the error that the answer means."""
+    if 200 <= answer.status < 300:
+        problem = _problem_of_body(answer)
+        if problem:
+            raise UnexpectedResponseError(f"HubSpot answered {answer.status} {problem}.", status=answer.status)
+        token = _json_object(answer.body).get("token")
+        if not isinstance(token, str):
+            raise UnexpectedResponseError(f"HubSpot answered {answer.status} without a token.", status=answer.status)
+        if not TOKEN.fullmatch(token):
+            raise UnexpectedResponseError(
+                f"HubSpot answered {answer.status} with a token that can't stand in an address.",
+                status=answer.status,
+            )
+        return token
+    if 400 <= answer.status < 600:
+        raise error_of(answer.status, answer.headers, answer.body, secrets=secrets)
+    kind = "a redirect, which is not followed" if 300 <= answer.status < 400 else "a status without meaning here"
+    raise UnexpectedResponseError(f"HubSpot answered {answer.status}, {kind}.", status=answer.status)
+
+
+def _problem_of_body(answer: Answer) -> str | None:
+    if len(answer.body) > MAX_BODY:
+        return f"with more than {MAX_BODY} bytes"
+    if not answer.complete:
+        return "with a body that broke off or can't be unpacked"
+    if not answer.body:
+        return "with an empty body"
+    return None
+
+
+def _json_object(body: bytes) -> Mapping[str, Any]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+_MEANINGS: Mapping[int, str] = {
+    400: "it does not accept the visitor's data",
+    401: "the key in HUBSPOT_IDENTIFY['API_KEY'] is wrong, expired or was deactivated",
+    403: "the key lacks the scope conversations.visitor_identification.tokens.create, "
+    "or the account is below Professional",
+    404: "there is no such path: look at BASE_URL and TOKEN_PATH",
+    405: "this path takes no POST: look at BASE_URL and TOKEN_PATH",
+    410: "this version of the API is no more: look at TOKEN_PATH",
+    415: "it does not accept JSON here: look at BASE_URL and TOKEN_PATH",
+    422: "it does not accept the visitor's data",
+    423: "the account is locked for a moment",
+    429: "too many calls",
+    477: "the account is being moved between data centres",
+}
+
+
+def error_of(status: int, headers: Mapping[str, str], body: bytes, *, secrets: Sequence[str] = ()) -> APIError:
+    """The error that an answer of 400 and above means. No body makes it fail: every field is optional.
+
+    Args:
+        status: the HTTP status.
+        headers: with ``Retry-After`` and ``X-HubSpot-RateLimit-Interval-Milliseconds``, where HubSpot sent them.
+        body: JSON with ``category``, ``correlationId``, ``message``, …; or anything else.
+        secrets: texts to replace in what HubSpot says.
+    """
+    fields = _json_object(body)
+    category = identifier(fields.get("category"), secrets) or identifier(fields.get("errorType"), secrets)
+    correlation_id = identifier(fields.get("correlationId"), secrets)
+    text = f"HubSpot answered {status}: {_MEANINGS.get(status, 'it is in trouble' if status >= 500 else 'it refused')}"
+    details = [f"category {category}"] * bool(category) + [f"correlation id {correlation_id}"] * bool(correlation_id)
+    retry_after = parse_retry_after(headers.get("Retry-After"), now=time.time())
+    if retry_after is None and status == 429:
+        retry_after = _milliseconds(headers.get("X-HubSpot-RateLimit-Interval-Milliseconds"))
+    return _error_class(status)(
+        f"{text} ({', '.join(details)})" if details else text,
+        status=status,
+        category=category,
+        message=_plain(fields.get("message"), secrets),
+        correlation_id=correlation_id,
+        context=_context(fields.get("context"), secrets),
+        links=_links(fields.get("links"), secrets),
+        retry_after=retry_after,
+        policy=identifier(fields.get("policyName"), secrets),
+    )
+
+
+def _error_class(status: int) -> type[APIError]:
+    special = {401: AuthenticationError, 403: PermissionDeniedError, 429: RateLimitError}
+    if status in special:
+        return special[status]
+    return UnavailableError if status in (423, 477) or status >= 500 else InvalidRequestError
+
+
+def parse_retry_after(value: str | None, *, now: float) -> float | None:
+    """Seconds from a ``Retry-After`` header, which may hold seconds or a date (RFC 9110, 10.2.3); never negative.
+
+    Args:
+        value: the header, or ``None``.
+        now: seconds since the epoch.
+    """
+    value = (value or "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", value):
+        return float(value)
+    try:
+        moment = email.utils.parsedate_to_datetime(value).replace(tzinfo=UTC)  # the only zone of HTTP
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return max(0.0, moment.timestamp() - now)
+
+
+def _milliseconds(value: str | None) -> float | None:
+    return int(value) / 1000 if value and re.fullmatch(r"[0-9]{1,9}", value) else None
+
+
+def identifier(value: object, secrets: Sequence[str]) -> str:
+    """A word of HubSpot's that may stand in a log line, or nothing."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_.:-]{1,100}", value):
+        return ""
+    return value if value == _redacted(value, secrets) else ""
+
+
+def _plain(value: object, secrets: Sequence[str]) -> str:
+    """A text of HubSpot's in one printable line, cut, and with the secrets replaced."""
+    if not isinstance(value, str):
+        return ""
+    value = _redacted(value, secrets)
+    value = "".join(char if char.isprintable() else " " for char in value)
+    return value if len(value) <= MAX_TEXT else f"{value[:MAX_TEXT]}…"
+
+
+def _redacted(text: str, secrets: Sequence[str]) -> str:
+    """Without the secrets, however encoded, and without anything that looks like an e-mail address: HubSpot may spell
+    the visitor's in its own way.
+    """
+    for secret in secrets:
+        for spelling in {secret, quote(secret, safe=""), quote_plus(secret)}:
+            text = re.sub(re.escape(spelling), "***", text, flags=re.IGNORECASE)
+    return re.sub(r"\S+", lambda word: "***" if _AT_SIGN.search(word[0]) else word[0], text)
+
+
+_AT_SIGN = re.compile(r"@|%(?:25)*40")
+
+
+def _context(value: object, secrets: Sequence[str]) -> dict[str, list[str]]:
+    if not isinstance(value, dict):
+        return {}
+    return {
+        _plain(name, secrets): [_plain(text, secrets) for text in texts if isinstance(text, str)]
+        for name, texts in value.items()
+        if isinstance(texts, list)
+    }
+
+
+def _links(value: object, secrets: Sequence[str]) -> dict[str, str]:
+    if not isinstance(value, dict):
+        return {}
+    return {
+        _plain(name, secrets): _plain(link, secrets)
+        for name, link in value.items()
+        if isinstance(link, str) and link.startswith("https://")
+    }

@@ -1,0 +1,103 @@
+"""What can go wrong, named by what the caller would do about it.
+
+The texts of these errors hold the status, HubSpot's category and correlation id, and words of ours. What HubSpot
+itself said is an attribute (:attr:`APIError.message`), because it likes to quote the visitor's e-mail address.
+
+Errors of HubSpot: https://developers.hubspot.com/docs/api-reference/error-handling
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from django.core.exceptions import ImproperlyConfigured
+
+
+class ConfigurationError(ImproperlyConfigured):
+    """A setting in ``HUBSPOT_IDENTIFY`` is missing or wrong; the text names it and says what to write."""
+
+
+class UnknownAccountError(ConfigurationError):
+    """There is no account of that name in ``ACCOUNTS``."""
+
+
+class InvalidVisitorError(ValueError):
+    """A visitor that can't be identified: unusable e-mail address, names or context. The text quotes none of it."""
+
+
+class HubSpotIdentifyError(Exception):
+    """HubSpot gave no identification token."""
+
+
+class CredentialError(HubSpotIdentifyError):
+    """The callable in ``API_KEY`` failed or returned something that is no key. Its own exception is not chained."""
+
+
+class TransportError(HubSpotIdentifyError):
+    """No usable answer: name resolution, connection, TLS, a reset, or no answer within ``TIMEOUT``."""
+
+
+class UnexpectedResponseError(HubSpotIdentifyError):
+    """An answer that is not ``{"token": "<text>"}``: a redirect, HTML, nothing, too much, or a strange token."""
+
+    def __init__(self, text: str, *, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class APIError(HubSpotIdentifyError):
+    """HubSpot refused. Every attribute but ``status`` is optional in HubSpot's answer.
+
+    Attributes:
+        status: the HTTP status.
+        category: HubSpot's category, such as ``VALIDATION_ERROR``; for 429 ``RATE_LIMIT``.
+        message: what HubSpot said, with the visitor's e-mail and the key replaced.
+        correlation_id: what HubSpot's support asks for.
+        context: lists of texts by name, such as ``{"missingScopes": […]}``.
+        links: addresses by name.
+        retry_after: seconds to wait, where HubSpot said so.
+        policy: the name of the rate limit that was hit, such as ``DAILY``.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        status: int = 0,
+        category: str = "",
+        message: str = "",
+        correlation_id: str = "",
+        context: Mapping[str, Sequence[str]] | None = None,
+        links: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
+        policy: str = "",
+    ) -> None:
+        super().__init__(text)
+        self.status = status
+        self.category = category
+        self.message = message
+        self.correlation_id = correlation_id
+        self.context = context or {}
+        self.links = links or {}
+        self.retry_after = retry_after
+        self.policy = policy
+
+
+class InvalidRequestError(APIError):
+    """HubSpot does not accept the visitor's data, or the address of the request: 400, 422 and other 4xx."""
+
+
+class AuthenticationError(APIError):
+    """The credential is wrong, expired or was deactivated: 401."""
+
+
+class PermissionDeniedError(APIError):
+    """The credential lacks the scope, or the account the subscription: 403."""
+
+
+class RateLimitError(APIError):
+    """Too many calls: 429."""
+
+
+class UnavailableError(APIError):
+    """HubSpot is locked, moving or in trouble: 423, 477, 5xx."""
