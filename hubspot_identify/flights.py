@@ -1,0 +1,155 @@
+"""A token's way from HubSpot into the cache: at most one at a time for each visitor, in all processes together."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from . import signals
+from .background import Job, get_workers
+from .breaker import get_breaker
+from .exceptions import APIError, HubSpotIdentifyError, TransportError
+from .logs import log_seldom
+from .store import get_store
+from .tokens import DEAD_AFTER, Entry, VisitorToken, decode_entry, profile_digest
+
+if TYPE_CHECKING:
+    from django.dispatch import Signal
+
+    from .client import TokenClient
+    from .conf import Config
+    from .visitors import Visitor
+
+logger = logging.getLogger(__name__)
+
+RETRY_REFUSED = 3600.0  # seconds until a visitor is tried again whose data HubSpot does not accept
+RETRY_FAILED = (5.0, 30.0)  # seconds, drawn at random, after everything else
+
+
+def start_flight(key: str, visitor: Visitor, config: Config) -> Job | None:
+    """Have a token made and cached behind the request. ``None``: not now. Opens no socket and asks no cache.
+
+    Args:
+        key: of the visitor's cache entry.
+        visitor: whom the token is for.
+        config: the account.
+    """
+    flight = Flight(key, visitor, config)
+    return get_workers().submit(key, flight.fly, config.timeout, on_overdue=flight.give_up)
+
+
+def start_call(visitor: Visitor, config: Config) -> Job | None:
+    """Have a token made and not cached, whatever breaker and rate window say. ``None``: no free worker."""
+
+    def call(job: Job, client: TokenClient) -> VisitorToken:
+        created_at = time.time()
+        return VisitorToken(client.create_token(visitor, config), visitor, created_at)
+
+    return get_workers().submit(f"call {id(call)}", call, config.timeout)
+
+
+class Flight:
+    """One visitor's token on its way. Everything here runs on a worker."""
+
+    def __init__(self, key: str, visitor: Visitor, config: Config) -> None:
+        self._key = key
+        self._visitor = visitor
+        self._config = config
+        self._store = get_store(config.cache)
+        self._breaker = get_breaker(config)
+        self._deadline = time.time() + config.timeout
+        self._asked = False
+        self._answered_at = math.inf
+        self._writing = threading.Lock()  # a late answer and its own give_up() may meet
+
+    def fly(self, job: Job, client: TokenClient) -> VisitorToken | None:
+        """Make the token and keep it, unless somebody else is at it, was quicker, or HubSpot is to be left alone."""
+        lock = f"{self._key}:lock"
+        if not self._store.add(lock, 1, math.ceil(self._config.timeout) + 1):
+            return self._token(self._entry())  # theirs, where they have landed meanwhile
+        entry = self._entry()  # a second look: between the first and the lock, another process may have landed
+        if not entry.is_due(self._visitor, time.time()):
+            return self._token(entry)
+        if not self._breaker.allows_call():
+            self._store.delete(lock)  # ours, some milliseconds old; the visitor may be tried again at once
+            return self._token(entry)
+        if job.overdue:  # a slow cache took all the time there was
+            return None
+        created_at = time.time()
+        self._asked = True
+        try:
+            value = client.create_token(self._visitor, self._config)
+        except HubSpotIdentifyError as problem:
+            self._answered_at = time.time()
+            self._fail(job, problem.with_traceback(None))  # the frames of the call hold the key
+            return None
+        self._answered_at = time.time()
+        entry = Entry(value, created_at, 0.0, profile_digest(self._visitor))
+        with self._writing:
+            self._store.set(self._key, entry.as_primitives(), DEAD_AFTER)
+        self._breaker.record_success()
+        token = self._token(entry)
+        job.finish(token)  # now, since those who hear the signal may take their time
+        self._send(signals.token_created)
+        return token
+
+    def _fail(self, job: Job, error: HubSpotIdentifyError) -> None:
+        if job.overdue and not self._is_in_time:
+            return  # give_up() has counted it, or will
+        self._hold_against(error)
+        self._log(error)
+        job.finish(None, error)
+        self._send(signals.token_failed, error=error)
+
+    @property
+    def _is_in_time(self) -> bool:
+        return self._answered_at < self._deadline
+
+    def give_up(self) -> None:
+        """Count a call that HubSpot did not answer by the deadline as failed. It may still land later.
+
+        Where a slow cache, or a slow receiver of a signal, took the time, nothing is held against HubSpot; nor where
+        nobody came by for a while, since that was so long ago that it says nothing of HubSpot now.
+        """
+        if not self._asked or self._is_in_time:
+            return
+        error = TransportError(f"HubSpot did not answer within {self._config.timeout:g} s.")
+        if time.time() < self._deadline + RETRY_FAILED[1]:
+            self._hold_against(error)
+        self._log(error)
+        self._send(signals.token_failed, error=error)
+
+    def _entry(self) -> Entry:
+        return decode_entry(self._store.get(self._key), time.time())
+
+    def _token(self, entry: Entry) -> VisitorToken | None:
+        return VisitorToken(entry.token, self._visitor, entry.created_at) if entry.token else None
+
+    def _hold_against(self, error: HubSpotIdentifyError) -> None:
+        now = time.time()
+        with self._writing:
+            entry = replace(self._entry(), retry_at=now + retry_delay(error))
+            self._store.set(self._key, entry.as_primitives(), entry.ttl(now))
+        self._breaker.record_failure(error, self._visitor)
+
+    def _log(self, error: HubSpotIdentifyError) -> None:
+        if self._breaker.is_known_open:
+            return  # whose own line tells it
+        suffix = self._config.log_suffix
+        reason = type(error).__name__ + suffix
+        log_seldom(logger, logging.WARNING, "No identification token. %s%s", error, suffix, reason=reason)
+
+    def _send(self, signal: Signal, **arguments: object) -> None:
+        signal.send_robust(type(self._visitor), visitor=self._visitor, account=self._config.account, **arguments)
+
+
+def retry_delay(error: HubSpotIdentifyError) -> float:
+    """Seconds until the same visitor is tried again."""
+    if isinstance(error, APIError) and error.status in (400, 422):
+        return RETRY_REFUSED
+    return random.uniform(*RETRY_FAILED)  # noqa: S311 - no secret
