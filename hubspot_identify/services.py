@@ -1,0 +1,241 @@
+"""Identification tokens for Python code: views of your own, APIs, tasks.
+
+Every function has an asynchronous twin with an ``a`` in front, and takes ``account``, a name from ``ACCOUNTS``. All
+raise :class:`~hubspot_identify.exceptions.ConfigurationError` for wrong settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import sync_to_async
+
+from ._compat import keep_out_of_page_caches, unwrapped
+from .breaker import get_breaker
+from .conf import Config, config_for, get_config
+from .delivery import endpoint_url, is_inline
+from .exceptions import ConfigurationError, HubSpotIdentifyError, TransportError
+from .flights import start_call, start_flight
+from .middleware import mark_identified
+from .store import get_store
+from .tokens import VisitorToken, decode_entry, entry_key
+from .tokens import subject as subject_of
+from .visitors import Visitor, visitor_of
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+
+    from .background import Job
+
+_POLL = 0.02  # seconds between two tries for a free worker
+
+
+@dataclass(frozen=True, slots=True)
+class Identification:
+    """What may be told of the visitor of a request.
+
+    Attributes:
+        subject: an opaque name of the visitor, ``None`` for nobody. Another visitor has another one.
+        identity: ``{"email": str, "token": str, "expires_in": seconds}`` for the widget, or ``None``.
+        pending: whether there may be an identity if one asks again in a second.
+    """
+
+    subject: str | None
+    identity: dict[str, Any] | None = field(repr=False)
+    pending: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """``{"subject": …, "identity": …}``, as the endpoint sends it."""
+        return {"subject": self.subject, "identity": self.identity}
+
+
+NOBODY = Identification(subject=None, identity=None)
+
+
+def create_token(visitor: Visitor, *, account: str | None = None) -> VisitorToken:
+    """Have HubSpot make a token now, past cache, breaker and rate window. Takes at most ``TIMEOUT`` seconds.
+
+    Args:
+        visitor: whom the token is for.
+        account: a name from ``ACCOUNTS``.
+
+    Raises:
+        HubSpotIdentifyError: HubSpot made none. The subclass says what to do about it.
+    """
+    config = _callable_config(visitor, account)
+    end = time.monotonic() + config.timeout
+    while (job := start_call(visitor, config)) is None and time.monotonic() < end:
+        time.sleep(_POLL)
+    return _made(job, job.wait(end - time.monotonic()) if job else None)
+
+
+async def acreate_token(visitor: Visitor, *, account: str | None = None) -> VisitorToken:
+    """Asynchronous :func:`create_token`."""
+    config = _callable_config(visitor, account)
+    end = time.monotonic() + config.timeout
+    while (job := start_call(visitor, config)) is None and time.monotonic() < end:
+        await asyncio.sleep(_POLL)
+    return _made(job, await job.await_(end - time.monotonic()) if job else None)
+
+
+def get_token(visitor: Visitor, wait: float = 0.0, *, account: str | None = None) -> VisitorToken | None:
+    """A token from the cache; where there is none, ``None``, and one is made behind.
+
+    Args:
+        visitor: whom the token is for.
+        wait: seconds to wait for a token that is being made.
+        account: a name from ``ACCOUNTS``.
+
+    Returns:
+        the token, or ``None``. Trouble of HubSpot or the cache is logged and never raised.
+    """
+    config = _checked_config(visitor, wait, account)
+    return _wait(_look_up(visitor, config), wait) if config.enabled else None
+
+
+async def aget_token(visitor: Visitor, wait: float = 0.0, *, account: str | None = None) -> VisitorToken | None:
+    """Asynchronous :func:`get_token`."""
+    config = _checked_config(visitor, wait, account)
+    return await _await(await sync_to_async(_look_up)(visitor, config), wait) if config.enabled else None
+
+
+def forget_token(visitor: Visitor, *, account: str | None = None) -> None:
+    """Drop a visitor's token from the cache. HubSpot can't revoke it: a page that has it can use it on.
+
+    A new one can be had when the last call is ``TIMEOUT`` and a second ago, which is as long as its lock stands.
+    """
+    config = _checked_config(visitor, 0.0, account)
+    if config.enabled:
+        get_store(config.cache).delete(entry_key(visitor, config))
+
+
+async def aforget_token(visitor: Visitor, *, account: str | None = None) -> None:
+    """Asynchronous :func:`forget_token`."""
+    await sync_to_async(forget_token)(visitor, account=account)
+
+
+def identify(request: HttpRequest, *, wait: float | None = None, account: str | None = None) -> Identification:
+    """What the endpoint would say of a request, for APIs and other template engines.
+
+    Keeps the response to the request out of Django's page caches, for it is one visitor's. Other caches need
+    ``IdentifiedPageMiddleware``, or ``Cache-Control: private, no-store`` of the view's own.
+
+    Args:
+        request: whose session decides.
+        wait: seconds to wait for a token that is being made; ``None`` for ``PAGE_WAIT`` where pages carry the
+            identity inline, and else 0.
+        account: a name from ``ACCOUNTS``; ``None`` asks ``CHOOSE_ACCOUNT``.
+    """
+    wait = None if wait is None else _checked_wait(wait)
+    visitor, config, found = _look_up_request(request, account)
+    if visitor is None:
+        return NOBODY
+    return _identification(visitor, config, found, _wait(found, _page_wait(wait, found, config)))
+
+
+async def aidentify(request: HttpRequest, *, wait: float | None = None, account: str | None = None) -> Identification:
+    """Asynchronous :func:`identify`, whose result views pass to the tag: ``identity=await aidentify(request)``."""
+    wait = None if wait is None else _checked_wait(wait)
+    visitor, config, found = await sync_to_async(_look_up_request)(request, account)
+    if visitor is None:
+        return NOBODY
+    return _identification(visitor, config, found, await _await(found, _page_wait(wait, found, config)))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a look into the cache gave: a token, a job that makes one, and whether it's worth asking again."""
+
+    token: VisitorToken | None = None
+    job: Job | None = None
+    pending: bool = False
+
+
+def _look_up_request(request: HttpRequest, account: str | None) -> tuple[Visitor | None, Config, Found]:
+    """Whom a request speaks for, and what is there for them; nothing is looked up for nobody."""
+    page = unwrapped(request)
+    keep_out_of_page_caches(page)
+    config = config_for(request, account)
+    visitor = visitor_of(request, config)
+    if visitor is not None:
+        mark_identified(page)
+    return visitor, config, Found() if visitor is None else _look_up(visitor, config)
+
+
+def _look_up(visitor: Visitor, config: Config) -> Found:
+    """One read of the cache, and where it says so a try for a worker. The rest is the worker's."""
+    now = time.time()
+    key = entry_key(visitor, config)
+    entry = decode_entry(get_store(config.cache).get(key), now)
+    token = VisitorToken(entry.token, visitor, entry.created_at) if entry.token else None
+    if not entry.is_due(visitor, now) or get_breaker(config).is_known_open:
+        return Found(token)
+    return Found(token, start_flight(key, visitor, config), pending=token is None)
+
+
+def _wait(found: Found, seconds: float) -> VisitorToken | None:
+    if found.token is None and found.job is not None and seconds > 0:
+        try:
+            return found.job.wait(seconds)
+        except HubSpotIdentifyError:
+            return None  # the worker has logged it
+    return found.token
+
+
+async def _await(found: Found, seconds: float) -> VisitorToken | None:
+    if found.token is None and found.job is not None and seconds > 0:
+        try:
+            return await found.job.await_(seconds)
+        except HubSpotIdentifyError:
+            return None
+    return found.token
+
+
+def _identification(visitor: Visitor, config: Config, found: Found, token: VisitorToken | None) -> Identification:
+    subject = subject_of(visitor, config)
+    if token is None:
+        return Identification(subject, None, found.pending)
+    identity = {"email": visitor.email, "token": token.value, "expires_in": token.expires_in(time.time())}
+    return Identification(subject, identity)
+
+
+def _page_wait(wait: float | None, found: Found, config: Config) -> float:
+    if wait is not None:
+        return wait
+    if found.token is not None:  # nearly always, and the rest takes its time
+        return 0.0
+    return config.page_wait if config.enabled and is_inline(config, endpoint_url(config)) else 0.0
+
+
+def _made(job: Job | None, token: VisitorToken | None) -> VisitorToken:
+    if job is None:
+        raise TransportError("All workers were busy with calls that HubSpot does not answer.")
+    if token is None:
+        raise TransportError("The call ended with a mistake in the code around it, which the log tells.")
+    return token
+
+
+def _callable_config(visitor: Visitor, account: str | None) -> Config:
+    config = _checked_config(visitor, 0.0, account)
+    if config.enabled is False:
+        raise ConfigurationError("HUBSPOT_IDENTIFY['ENABLED'] is False: set it to True before asking for a token.")
+    return config
+
+
+def _checked_config(visitor: Visitor, wait: float, account: str | None) -> Config:
+    if not isinstance(visitor, Visitor):
+        raise TypeError(f"visitor is a {type(visitor).__name__}: pass a hubspot_identify.visitors.Visitor.")
+    _checked_wait(wait)
+    return get_config(account)
+
+
+def _checked_wait(wait: float) -> float:
+    if isinstance(wait, bool) or not isinstance(wait, (int, float)):
+        raise TypeError(f"wait is a {type(wait).__name__}: pass seconds.")
+    if not (math.isfinite(wait) and wait >= 0):
+        raise ValueError(f"wait is {wait!r}: pass seconds, 0 or more.")
+    return wait
