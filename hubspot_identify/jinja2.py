@@ -1,0 +1,52 @@
+"""The tag for Jinja templates, as an extension or as a plain function.
+
+::
+
+    TEMPLATES = [{"BACKEND": "django.template.backends.jinja2.Jinja2",
+                  "OPTIONS": {"extensions": ["hubspot_identify.jinja2.HubSpotIdentifyExtension"]}}]
+
+    {{ hubspot_identify() }}</body>
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, Undefined, pass_context
+from jinja2.ext import Extension
+
+from .widget import render_script
+
+if TYPE_CHECKING:
+    from django.utils.safestring import SafeString
+    from jinja2.runtime import Context
+
+    from .services import Identification
+
+
+@pass_context
+def hubspot_identify(
+    context: Context,
+    *,
+    nonce: object = None,
+    account: str | None = None,
+    identity: Identification | None = None,
+) -> SafeString:
+    """The chat's script element; see the template tag of the same name."""
+    nonce, account, identity = (_given(argument) for argument in (nonce, account, identity))
+    if nonce is None:
+        nonce = context.get("csp_nonce")
+    return render_script(context.get("request"), nonce=nonce, account=account, identity=identity)
+
+
+def _given(argument: Any) -> Any:
+    """``None`` for a variable that the context doesn't have, unless the environment is strict about that."""
+    return None if isinstance(argument, Undefined) and not argument else argument
+
+
+class HubSpotIdentifyExtension(Extension):
+    """Makes ``hubspot_identify()`` known to every template of an environment."""
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        environment.globals["hubspot_identify"] = hubspot_identify
