@@ -1,0 +1,56 @@
+"""What ``manage.py hubspot_doctor`` finds out, one :class:`~.findings.Finding` after the other.
+
+Nothing here goes through the app's cache entries, breaker or rate window: the doctor asks HubSpot itself, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from django.utils.translation import gettext as _
+
+from ..conf import get_config
+from ..exceptions import ConfigurationError
+from ..visitors import Visitor
+from .findings import ERROR, NOTE, Finding
+from .network import Progress, ask_hubspot, look_at_loader
+from .site import (
+    look_at_breaker,
+    look_at_cache,
+    look_at_csp,
+    look_at_delivery,
+    look_at_path,
+    look_at_region,
+    look_at_users,
+)
+
+#: For whom the token is made if nobody is named. HubSpot makes a contact only once a chat begins.
+NOBODY = "hubspot-doctor@example.com"
+
+
+def examine(account: str, visitor: Visitor, progress: Progress) -> Iterator[Finding]:
+    """Look at one account, and have HubSpot make one token.
+
+    Args:
+        account: a name from ``ACCOUNTS``, or ``""``.
+        visitor: whom the token is for.
+        progress: told while something is waited for.
+    """
+    try:
+        config = get_config(account)
+    except ConfigurationError as error:
+        yield Finding("settings", ERROR, str(error))
+        return
+    if config.enabled is False:
+        yield Finding("settings", NOTE, _("ENABLED is False: there is no chat, and nothing to examine."))
+        return
+    yield look_at_path(config)
+    yield from look_at_region(config)
+    yield look_at_delivery(config)
+    yield look_at_cache(config.cache)
+    yield from look_at_breaker(config)
+    yield from look_at_csp(config)
+    yield from look_at_loader(config, progress)
+    if visitor.email != NOBODY:
+        yield from look_at_users(visitor, config)
+    yield from ask_hubspot(visitor, config, progress)
