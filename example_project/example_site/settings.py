@@ -1,0 +1,113 @@
+"""Settings of the example site.
+
+The part that matters is ``HUBSPOT_IDENTIFY``. With ``HUBSPOT_API_KEY`` and ``HUBSPOT_PORTAL_ID`` in the environment, or
+in a file ``.env`` beside ``manage.py``, the site talks to HubSpot; without them, to the sandbox that it brings along.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import environ
+
+from .sandbox import sandbox_settings
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+env = environ.Env()
+env.read_env(BASE_DIR / ".env")
+
+DEBUG = env.bool("DEBUG", default=True)
+SECRET_KEY = env.str("SECRET_KEY", default="not-a-secret: this site runs on your own machine only")
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"])
+
+HUBSPOT_API_KEY = env.str("HUBSPOT_API_KEY", default="")
+HUBSPOT_PORTAL_ID = env.str("HUBSPOT_PORTAL_ID", default="")
+USES_SANDBOX = not (HUBSPOT_API_KEY and HUBSPOT_PORTAL_ID)
+
+HUBSPOT_IDENTIFY = {
+    "API_KEY": HUBSPOT_API_KEY,
+    "PORTAL_ID": HUBSPOT_PORTAL_ID,
+    "REGION": env.str("HUBSPOT_REGION", default="na1"),
+    "ENABLED": env.bool("HUBSPOT_ENABLED", default=True),
+    "EMAIL_VERIFIED": True,
+    # The pages that show another way of delivery or of loading use these: {% hubspot_identify account="idle" %}
+    "ACCOUNTS": {
+        "inline": {"DELIVERY": "inline"},
+        "idle": {"LOAD_ON": "idle"},
+        "interaction": {"LOAD_ON": "interaction"},
+    },
+}
+if USES_SANDBOX:
+    HUBSPOT_IDENTIFY |= sandbox_settings("http://127.0.0.1:8000")
+
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.staticfiles",
+    "hubspot_identify",
+    "hubspot_identify.sandbox",
+    "example_site",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "hubspot_identify.middleware.IdentifiedPageMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "example_site.context_processors.mood_bar",
+            ],
+        },
+    }
+]
+
+ROOT_URLCONF = "example_site.urls"
+DATABASES = {"default": env.db("DATABASE_URL", default=f"sqlite:///{BASE_DIR / 'db.sqlite3'}")}
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
+        "OPTIONS": {"MAX_ENTRIES": 100_000},
+    }
+}
+USE_TZ = True
+
+STATIC_URL = "static/"
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "home"
+LOGOUT_REDIRECT_URL = "home"
+
+# HubSpot's chat looks at the referrer to know which page it is on.
+SECURE_REFERRER_POLICY = "strict-origin-when-cross-origin"
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{", "datefmt": "%H:%M:%S"}},
+    "filters": {
+        # The sandbox's errors are the point of the exercise, not this site's trouble.
+        "of_this_site": {
+            "()": "django.utils.log.CallbackFilter",
+            "callback": lambda record: not getattr(record, "request", None) or "/sandbox/" not in record.request.path,
+        }
+    },
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["of_this_site"]}},
+    "loggers": {
+        "django": {"handlers": ["console"], "level": "INFO", "propagate": False},
+        "django.server": {"level": "WARNING"},
+        "hubspot_identify": {"handlers": ["console"], "level": "INFO"},
+    },
+}
