@@ -1,0 +1,151 @@
+"""Fixtures of the whole suite: HubSpot's stand-in, cache servers, and the walls between the tests."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+from django.conf import settings as django_settings
+from django.core.cache import caches
+from django.core.management import call_command
+from django.db import connections
+from pytest_django import DjangoDbBlocker, Settings
+from support.caches import BACKENDS, CLASSES, DATABASE_ALIAS, CacheBackend
+from support.network import loopback_only
+from support.programs import require, serving
+from support.server import TokenServer, TokenServerProcess
+from support.trouble import TroubledCache
+
+from hubspot_identify.background import forget_workers, get_workers
+from hubspot_identify.breaker import forget_breakers
+from hubspot_identify.logs import forget_said
+from hubspot_identify.store import forget_stores
+
+# How long an example takes says nothing on a busy machine, and nothing here is about time.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True)
+def stay_on_this_machine() -> Iterator[None]:
+    """An unmocked call to anything but loopback fails the test, even where the code survives the refusal."""
+    with loopback_only() as attempts:
+        yield
+    if attempts:
+        pytest.fail(f"The test tried to reach {', '.join(sorted(set(attempts)))}.", pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def fresh_process_state() -> Iterator[None]:
+    """Nothing that the app keeps in the process, nothing cached and no thread passes from one test to another."""
+    yield
+    # The servers of the test are gone by now, so that whoever hung on them has been let go.
+    try:
+        if not get_workers().join(5):
+            pytest.fail("A worker thread outlived the test.", pytrace=False)
+    finally:
+        forget_workers()
+        forget_breakers()
+        forget_stores()
+        forget_said()
+        caches["default"].clear()
+
+
+@pytest.fixture(scope="session")
+def token_server_process() -> Iterator[TokenServerProcess]:
+    with TokenServerProcess() as process:
+        yield process
+
+
+@pytest.fixture
+def token_server(token_server_process: TokenServerProcess) -> Iterator[TokenServer]:
+    """HubSpot's token endpoint on a port of this test's own, healthy until told otherwise."""
+    server = token_server_process.open()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def hubspot(token_server: TokenServer, settings: Settings) -> TokenServer:
+    """The token server, and the app set up to call it."""
+    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "BASE_URL": token_server.url}
+    return token_server
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis of this session's own."""
+    program = require("redis-server")
+    folder = tmp_path_factory.mktemp("redis")
+    options = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder)]
+    with serving(lambda port: [program, "--port", str(port), *options], folder / "log") as port:
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@pytest.fixture(scope="session")
+def memcached_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A memcached of this session's own."""
+    program = require("memcached")
+    options = ["-l", "127.0.0.1", "-U", "0", *(["-u", "root"] if os.geteuid() == 0 else [])]
+    log = tmp_path_factory.mktemp("memcached") / "log"
+    with serving(lambda port: [program, "-p", str(port), *options], log) as port:
+        yield f"127.0.0.1:{port}"
+
+
+@pytest.fixture
+def troubled(settings: Settings) -> Iterator[type[TroubledCache]]:
+    """The default cache, empty, watched, and failing as the test wants it."""
+    settings.CACHES = {"default": {"BACKEND": "support.trouble.TroubledCache", "LOCATION": uuid.uuid4().hex}}
+    TroubledCache.heal()
+    yield TroubledCache
+    TroubledCache.heal()
+
+
+@pytest.fixture(params=BACKENDS)
+def cache_backend(request: pytest.FixtureRequest, settings: Settings, tmp_path: Path) -> Iterator[CacheBackend]:
+    """The default cache on each back end in turn, empty and with room for everybody.
+
+    For some of them: ``@pytest.mark.parametrize("cache_backend", SHARED_BACKENDS, indirect=True)``.
+    """
+    name: str = request.param
+    own = {"KEY_PREFIX": uuid.uuid4().hex}
+    many = {"OPTIONS": {"MAX_ENTRIES": 100_000}}
+    choices: dict[str, Callable[[], dict[str, Any]]] = {
+        "locmem": lambda: {"LOCATION": uuid.uuid4().hex, **many},
+        "redis": lambda: {"LOCATION": request.getfixturevalue("redis_url"), **own},
+        "memcached": lambda: {"LOCATION": request.getfixturevalue("memcached_address"), **own},
+        "database": lambda: {"LOCATION": "hubspot_identify_cache", **many},
+        "file": lambda: {"LOCATION": str(tmp_path / "cache"), **many},
+    }
+    options = {"BACKEND": f"django.core.cache.backends.{CLASSES[name]}", **choices[name]()}
+    databases = request.getfixturevalue("cache_database") if name == "database" else {}
+    backend = CacheBackend(name, {"default": options}, databases)
+    for setting, value in backend.settings.items():
+        setattr(settings, setting, value)
+    if databases:
+        call_command("createcachetable", database=DATABASE_ALIAS, verbosity=0)
+    yield backend
+    caches["default"].close()
+
+
+@pytest.fixture
+def cache_database(
+    monkeypatch: pytest.MonkeyPatch, django_db_blocker: DjangoDbBlocker, tmp_path: Path
+) -> Iterator[dict[str, Any]]:
+    """A SQLite file beside the test database, for threads and processes to share, as Django describes it."""
+    database = {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": str(tmp_path / "cache.sqlite3"),
+        "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 20},
+    }
+    complete = connections.configure_settings({**django_settings.DATABASES, DATABASE_ALIAS: dict(database)})
+    monkeypatch.setitem(connections.settings, DATABASE_ALIAS, complete[DATABASE_ALIAS])
+    with django_db_blocker.unblock():
+        yield {DATABASE_ALIAS: database}
+        connections[DATABASE_ALIAS].close()
+    del connections[DATABASE_ALIAS]

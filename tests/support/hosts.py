@@ -1,0 +1,199 @@
+"""Processes with Django set up in each, as the hosts of a fleet or the workers of a server are.
+
+Each runs one function at a time in its main thread; all functions here are meant to be run there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from types import TracebackType
+from typing import Any, Self
+
+from support.caches import CacheBackend
+
+
+def settings_of(backend: CacheBackend, **app_settings: object) -> dict[str, Any]:
+    """Settings for a process: a cache that the test has, and ``HUBSPOT_IDENTIFY``."""
+    identify = {"API_KEY": "key-of-the-tests", "PORTAL_ID": "123", "EMAIL_VERIFIED": True, **app_settings}
+    databases = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}, **backend.databases}
+    return {**backend.settings, "DATABASES": databases, "HUBSPOT_IDENTIFY": identify}
+
+
+def _set_up(settings: dict[str, Any]) -> None:
+    import django
+    from django.conf import settings as django_settings
+
+    django_settings.configure(SECRET_KEY="only-for-tests", INSTALLED_APPS=["hubspot_identify"], **settings)
+    django.setup()
+    import hubspot_identify.client  # noqa: F401 - so that no first call has to
+    from hubspot_identify import store
+
+    store.SLOW = 30.0  # on a busy machine a healthy cache may take its second
+
+
+class Host:
+    """One process, as a context manager."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._pool = ProcessPoolExecutor(
+            1, multiprocessing.get_context("spawn"), initializer=_set_up, initargs=(settings,)
+        )
+
+    def start(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Run a function there, and don't wait for it."""
+        return self._pool.submit(function, *args)
+
+    def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run a function there, and return what it returns."""
+        return self.start(function, *args).result(60)
+
+    def die(self) -> None:
+        """End at once, as a host does that loses power: no clean-up of any kind."""
+        with contextlib.suppress(BrokenProcessPool):
+            self.run(os._exit, 1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+def in_threads(number: int, function: Callable[[int], Any]) -> list[Any]:
+    """What a function returns for 0, 1, 2, …, each in a thread of its own, all let go at the same moment."""
+    from django.core.cache import caches
+    from django.db import connections
+
+    barrier, results = threading.Barrier(number), [None] * number
+
+    def run(index: int) -> None:
+        barrier.wait(30)
+        results[index] = function(index)
+        caches.close_all()
+        connections.close_all()
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def ready() -> bool:
+    """Whether the process is there."""
+    return True
+
+
+def set_clock(ahead: float) -> None:
+    """Let this process's clock be ahead of the others' from now on."""
+    import time_machine
+
+    time_machine.travel(time.time() + ahead, tick=True).start()
+
+
+def change(name: str, value: object) -> None:
+    """Set a constant of the app's, as ``breaker.COOL_DOWN``."""
+    module, _, constant = name.rpartition(".")
+    setattr(importlib.import_module(f"hubspot_identify.{module}"), constant, value)
+
+
+def get_token(email: str, wait: float = 0.0) -> str | None:
+    """The token of a visitor."""
+    from hubspot_identify import services
+    from hubspot_identify.visitors import Visitor
+
+    token = services.get_token(Visitor(email), wait=wait)
+    return token.value if token else None
+
+
+def stampede(email: str, requests: int) -> list[str | None]:
+    """What so many requests of one visitor get that come at the same moment."""
+    return in_threads(requests, lambda _: get_token(email))
+
+
+def rest() -> None:
+    """Wait until no worker is busy."""
+    from hubspot_identify.background import get_workers
+
+    assert get_workers().join(30)
+
+
+def visit(name: str, threads: int, seconds: float, pause: float) -> dict[str, Any]:
+    """Page views of ever new visitors from several threads, for so many seconds.
+
+    Returns:
+        how many views there were, and how long the slowest waited.
+    """
+    end = time.monotonic() + seconds
+
+    def browse(index: int) -> tuple[int, float]:
+        views, slowest = 0, 0.0
+        while (started := time.monotonic()) < end:
+            get_token(f"{name}-{index}-{views}@example.com")
+            slowest = max(slowest, time.monotonic() - started)
+            views += 1
+            time.sleep(pause)  # as visitors do
+        return views, slowest
+
+    results = in_threads(threads, browse)
+    rest()
+    return {"views": sum(views for views, _ in results), "slowest": max(slowest for _, slowest in results)}
+
+
+def log_in(name: str, visitors: int, seconds: float, delays: tuple[float, ...]) -> int:
+    """Log-ins spread over so many seconds, each of which asks again after the delays as the browser does.
+
+    Returns:
+        how many visitors were identified in the end.
+    """
+    start = time.monotonic()
+    plan = [(start + seconds * number / visitors, number, 0) for number in range(visitors)]
+    identified = 0
+    while plan:
+        plan.sort()
+        at, number, attempt = plan.pop(0)
+        time.sleep(max(0.0, at - time.monotonic()))
+        if get_token(f"{name}-{number}@example.com") is not None:
+            identified += 1
+        elif attempt < len(delays):
+            plan.append((time.monotonic() + delays[attempt], number, attempt + 1))
+    rest()
+    return identified
+
+
+def hold_lock(email: str) -> None:  # pragma: no cover - in a process that dies before it can tell
+    """Take the lock of a visitor, as a worker does just before it calls."""
+    from hubspot_identify.conf import get_config
+    from hubspot_identify.store import get_store
+    from hubspot_identify.tokens import entry_key
+    from hubspot_identify.visitors import Visitor
+
+    key = entry_key(Visitor(email), get_config())
+    assert get_store("default").add(f"{key}:lock", 1, 4)
+
+
+def allows_call() -> bool:
+    """What the breaker says."""
+    from hubspot_identify.breaker import get_breaker
+    from hubspot_identify.conf import get_config
+
+    return get_breaker(get_config()).allows_call()
+
+
+def is_known_open() -> bool:
+    """Whether this process knows that the breaker is open."""
+    from hubspot_identify.breaker import get_breaker
+    from hubspot_identify.conf import get_config
+
+    return get_breaker(get_config()).is_known_open

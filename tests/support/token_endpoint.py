@@ -1,0 +1,401 @@
+"""The process behind ``support.server``: HubSpot's token endpoint in every mood, on raw sockets.
+
+Run as a script with the standard library alone. It prints the port of its control channel and ends when
+its standard input does, so that it never outlives the tests. A control request is one line of JSON on a
+connection of its own, answered by one line; ``support.server`` is the only one to speak it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import http
+import itertools
+import json
+import os
+import secrets
+import socket
+import struct
+import sys
+import threading
+import zlib
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+Options = dict[str, Any]
+REQUEST_LIMIT = 4 * 1024 * 1024
+
+
+def head(status: int, headers: dict[str, str]) -> bytes:
+    """The status line and the headers of an answer, with HubSpot's own statuses among the known ones."""
+    try:
+        reason = http.HTTPStatus(status).phrase
+    except ValueError:
+        reason = "Unassigned"
+    lines = [f"HTTP/1.1 {status} {reason}", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+class Connection:
+    """One accepted connection and what was asked over it."""
+
+    def __init__(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.number = number
+        self.reader = reader
+        self.writer = writer
+        self.requests = 0
+
+    async def read_request(self) -> Options | None:
+        """The next request whole, ``None`` where the client is done or speaks no HTTP we know."""
+        try:
+            raw = await self.reader.readuntil(b"\r\n\r\n")
+            request_line, *lines = raw.decode("latin-1").rstrip("\r\n").split("\r\n")
+            headers = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+            length = next((int(value) for name, value in headers if name.lower() == "content-length"), 0)
+            body = await self.reader.readexactly(length)
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
+            return None
+        method, target, _ = request_line.split(" ", 2)
+        path, _, query = target.partition("?")
+        self.requests += 1
+        return {
+            "method": method,
+            "path": path,
+            "query": query,
+            "headers": headers,
+            "body": body.decode("latin-1"),
+            "connection": self.number,
+        }
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def hang(self) -> None:
+        """Say nothing more until the client gives up."""
+        while await self.reader.read(65536):
+            pass
+
+    def reset(self) -> None:
+        """End the connection with RST in place of FIN."""
+        if self.writer.transport.is_closing():
+            return
+        linger_nothing = struct.pack("ii", 1, 0)
+        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_nothing)
+        self.writer.transport.abort()
+
+
+class Endpoint:
+    """One loopback port: its mood, its requests, its tokens."""
+
+    def __init__(self) -> None:
+        # Bound and never listening: the port stays ours, and refuses, while nobody else listens on it.
+        self.reservation = self._bound(0)
+        self.port: int = self.reservation.getsockname()[1]
+        self.server: asyncio.Server | None = None
+        self.listener: socket.socket | None = None
+        self.fillers: list[socket.socket] = []
+        self.mood: Callable[..., Awaitable[bool]] = self.mood_healthy
+        self.options: Options = {}
+        self.open: set[Connection] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.connection_numbers = itertools.count(1)
+        self.connections = 0
+        self.requests: list[Options] = []
+        self.arrived = asyncio.Condition()
+        self.released = asyncio.Event()
+        self.window: deque[float] = deque()
+        self.emails: dict[str, str] = {}
+        self.series = secrets.token_hex(4)
+
+    @staticmethod
+    def _bound(port: int) -> socket.socket:
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(("127.0.0.1", port))
+        return sock
+
+    async def listen(self) -> None:
+        self.server = await asyncio.start_server(
+            self.serve, sock=self._bound(self.port), limit=REQUEST_LIMIT, backlog=1024
+        )
+
+    def stop_listening(self) -> None:
+        if self.server is not None:
+            self.server.close()
+            self.server = None
+        for sock in [*self.fillers, *([self.listener] if self.listener else [])]:
+            sock.close()
+        self.fillers, self.listener = [], None
+        for connection in self.open:
+            connection.reset()
+
+    def fill_backlog(self) -> None:
+        """Listen without ever accepting, and take every place in the queue, so that no connect completes."""
+        self.listener = self._bound(self.port)
+        self.listener.listen(0)
+        for _ in range(8):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", self.port))
+            self.fillers.append(filler)
+
+    def close(self) -> None:
+        self.stop_listening()
+        for task in self.tasks:
+            task.cancel()
+        self.reservation.close()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = Connection(next(self.connection_numbers), reader, writer)
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
+        self.open.add(connection)
+        self.connections += 1
+        try:
+            while (request := await connection.read_request()) is not None:
+                request["at"] = asyncio.get_running_loop().time()
+                # Read once: a mood set while this request waits is for the next ones.
+                mood, options = self.mood, self.options
+                async with self.arrived:
+                    self.requests.append(request)
+                    self.arrived.notify_all()
+                await asyncio.sleep(options.get("latency", 0))
+                if not await mood(connection, request, **options):
+                    break
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            self.tasks.discard(task)
+            self.open.discard(connection)
+            writer.close()
+
+    async def answer(
+        self,
+        connection: Connection,
+        status: int,
+        headers: dict[str, str],
+        body: bytes,
+    ) -> bool:
+        """Send a whole answer; whether the connection may be used again."""
+        defaults = {"Content-Type": "application/json;charset=utf-8"}
+        if "transfer-encoding" not in {name.lower() for name in headers}:
+            defaults["Content-Length"] = str(len(body))
+        await connection.send(head(status, defaults | headers) + body)
+        return True
+
+    # The moods. Each answers one request and says whether the connection may be used again.
+
+    async def mood_healthy(self, connection: Connection, request: Options, **_: Any) -> bool:
+        try:
+            email = json.loads(request["body"].encode("latin-1"))["email"]
+            name = base64.urlsafe_b64encode(email.encode()).decode().rstrip("=")
+        except (ValueError, TypeError, KeyError, AttributeError):
+            refusal = {"status": "error", "category": "VALIDATION_ERROR", "message": "email is missing"}
+            return await self.answer(connection, 400, {}, json.dumps(refusal).encode())
+        token = f"{self.series}.{len(self.emails) + 1}.{name}"
+        self.emails[token] = email
+        return await self.answer(connection, 200, {}, json.dumps({"token": token}).encode())
+
+    async def mood_held(self, connection: Connection, request: Options, **_: Any) -> bool:
+        await self.released.wait()
+        return await self.mood_healthy(connection, request)
+
+    async def mood_answer(
+        self,
+        connection: Connection,
+        request: Options,
+        *,
+        status: int,
+        headers: dict[str, str],
+        body: str,
+        **_: Any,
+    ) -> bool:
+        return await self.answer(connection, status, headers, body.encode("latin-1"))
+
+    async def mood_rate_limit(
+        self, connection: Connection, request: Options, *, calls: int = 190, seconds: float = 10, **_: Any
+    ) -> bool:
+        now = request["at"]
+        while self.window and self.window[0] <= now - seconds:
+            self.window.popleft()
+        headers = {
+            "X-HubSpot-RateLimit-Max": str(calls),
+            "X-HubSpot-RateLimit-Interval-Milliseconds": str(round(seconds * 1000)),
+            "X-HubSpot-RateLimit-Remaining": str(max(0, calls - len(self.window) - 1)),
+        }
+        if len(self.window) < calls:
+            self.window.append(now)
+            return await self.mood_healthy(connection, request)
+        body = {
+            "status": "error",
+            "message": "Too many calls for this window.",
+            "errorType": "RATE_LIMIT",
+            "policyName": "TEN_SECONDLY_ROLLING",
+            "correlationId": "00000000-0000-0000-0000-000000000429",
+        }
+        return await self.answer(connection, 429, headers, json.dumps(body).encode())
+
+    async def mood_hang(self, connection: Connection, request: Options, **_: Any) -> bool:
+        await connection.hang()
+        return False
+
+    async def mood_hang_after_headers(self, connection: Connection, request: Options, **_: Any) -> bool:
+        await connection.send(head(200, {"Content-Type": "application/json", "Content-Length": "40"}))
+        await connection.hang()
+        return False
+
+    async def mood_drip_headers(
+        self, connection: Connection, request: Options, *, interval: float = 0.4, **_: Any
+    ) -> bool:
+        return await self._drip(connection, b"HTTP/1.1 200 OK\r\nX-Drip: ", interval)
+
+    async def mood_drip_body(
+        self, connection: Connection, request: Options, *, interval: float = 0.4, **_: Any
+    ) -> bool:
+        await connection.send(head(200, {"Content-Type": "application/json", "Content-Length": "60000"}))
+        return await self._drip(connection, b'{"token": "', interval)
+
+    async def mood_drip_to_close(
+        self, connection: Connection, request: Options, *, interval: float = 0.4, **_: Any
+    ) -> bool:
+        """The same with a body that ends with the connection, as it did before HTTP 1.1."""
+        await connection.send(head(200, {"Content-Type": "application/json", "Connection": "close"}))
+        return await self._drip(connection, b'{"token": "', interval)
+
+    async def _drip(self, connection: Connection, start: bytes, interval: float) -> bool:
+        for byte in itertools.chain(start, itertools.repeat(ord("a"))):
+            await connection.send(bytes([byte]))
+            await asyncio.sleep(interval)
+        return False
+
+    async def mood_endless_body(self, connection: Connection, request: Options, **_: Any) -> bool:
+        headers = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
+        await connection.send(head(200, headers) + b'b\r\n{"token": "\r\n')
+        while True:
+            await connection.send(b"4000\r\n" + b"a" * 0x4000 + b"\r\n")
+
+    async def mood_bomb(
+        self, connection: Connection, request: Options, *, size: int = 64 * 1024 * 1024, **_: Any
+    ) -> bool:
+        """A small body that becomes ``size`` bytes of valid JSON once decompressed."""
+        squeeze = zlib.compressobj(6, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+        spaces = b" " * (1024 * 1024)
+        parts = [squeeze.compress(b'{"token": "bomb"')]
+        parts += [squeeze.compress(spaces) for _ in range(size // len(spaces))]
+        parts += [squeeze.compress(b"}"), squeeze.flush()]
+        return await self.answer(connection, 200, {"Content-Encoding": "gzip"}, b"".join(parts))
+
+    async def mood_truncated(self, connection: Connection, request: Options, **_: Any) -> bool:
+        """A body that ends early, and would be valid JSON if its length were not looked at."""
+        await self.answer(connection, 200, {"Content-Length": "4000"}, b'{"token": "truncated"}')
+        return False
+
+    async def mood_html(self, connection: Connection, request: Options, **_: Any) -> bool:
+        page = b"<!doctype html><title>Just a moment</title><p>Checking your browser.</p>"
+        return await self.answer(connection, 200, {"Content-Type": "text/html"}, page)
+
+    async def mood_empty(self, connection: Connection, request: Options, **_: Any) -> bool:
+        return await self.answer(connection, 200, {}, b"")
+
+    async def mood_redirect(
+        self, connection: Connection, request: Options, *, status: int = 307, location: str = "", **_: Any
+    ) -> bool:
+        """To ourselves, unless told: a client that follows it asks again, and is seen doing so."""
+        headers = {"Location": location or f"http://127.0.0.1:{self.port}/elsewhere"}
+        return await self.answer(connection, status, headers, b"")
+
+    async def mood_reset(self, connection: Connection, request: Options, **_: Any) -> bool:
+        connection.reset()
+        return False
+
+    async def mood_reset_reused(self, connection: Connection, request: Options, **_: Any) -> bool:
+        """Healthy on a new connection, reset on one that was used before."""
+        if connection.requests == 1:
+            return await self.mood_healthy(connection, request)
+        return await self.mood_reset(connection, request)
+
+    # What the control channel asks for.
+
+    async def do_mood(self, name: str, options: Options) -> None:
+        listening = name not in {"refused", "unconnectable"}
+        if listening:
+            self.mood = getattr(self, f"mood_{name}")
+            self.options = options
+        if name == "held":
+            self.released.clear()
+        if listening and self.server is not None:
+            return
+        self.stop_listening()
+        if listening:
+            await self.listen()
+        elif name == "unconnectable":
+            self.fill_backlog()
+
+    async def do_release(self) -> None:
+        self.released.set()
+
+    async def do_requests(self) -> list[Options]:
+        return self.requests
+
+    async def do_counts(self) -> dict[str, int]:
+        return {"calls": len(self.requests), "connections": self.connections}
+
+    async def do_emails(self) -> dict[str, str]:
+        return self.emails
+
+    async def do_wait(self, calls: int, timeout: float) -> bool:
+        async def enough() -> None:
+            async with self.arrived:
+                await self.arrived.wait_for(lambda: len(self.requests) >= calls)
+
+        try:
+            await asyncio.wait_for(enough(), timeout)
+        except TimeoutError:
+            return False
+        return True
+
+
+class Control:
+    """Opens and closes endpoints, and hands each command to the one it is for."""
+
+    def __init__(self) -> None:
+        self.endpoints: dict[int, Endpoint] = {}
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            command = json.loads(await reader.readline())
+            writer.write(json.dumps(await self.run(**command)).encode() + b"\n")
+            await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    async def run(self, do: str, port: int = 0, **arguments: Any) -> Any:
+        if do == "open":
+            endpoint = Endpoint()
+            await endpoint.listen()
+            self.endpoints[endpoint.port] = endpoint
+            return endpoint.port
+        if do == "close":
+            return self.endpoints.pop(port).close()
+        return await getattr(self.endpoints[port], f"do_{do}")(**arguments)
+
+
+def end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(0)
+
+
+async def main() -> None:
+    server = await asyncio.start_server(Control().serve, "127.0.0.1", 0, limit=REQUEST_LIMIT)
+    print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201 - the parent reads it
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
