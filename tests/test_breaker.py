@@ -1,0 +1,657 @@
+"""When HubSpot is left alone: the breaker, the pause and the rate window, rule by rule, on a clock of the test's."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from django.core.cache import caches
+from hypothesis import example, given
+from hypothesis import strategies as st
+from support.caches import SHARED_BACKENDS, CacheBackend
+from support.clocks import Clock
+from support.trouble import TroubledCache, refused
+
+from hubspot_identify import store as store_module
+from hubspot_identify.answers import error_of
+from hubspot_identify.breaker import (
+    CLOSED,
+    COOL_DOWN,
+    COOL_DOWN_SPREAD,
+    DAILY_PAUSE,
+    FAILURE_WINDOW,
+    FAILURES,
+    LONG_COOL_DOWN,
+    MEMORY,
+    Breaker,
+    State,
+    decode_state,
+    get_breaker,
+)
+from hubspot_identify.conf import build_config
+from hubspot_identify.exceptions import APIError, CredentialError, TransportError, UnexpectedResponseError
+from hubspot_identify.store import Store, get_store
+from hubspot_identify.visitors import Visitor
+
+ADA, EVE, JOE = (Visitor(f"{name}@example.com") for name in ("ada", "eve", "joe"))
+SETTINGS = {"API_KEY": "key", "PORTAL_ID": "123", "EMAIL_VERIFIED": True, "RATE_LIMIT": 1000}
+LONGEST = 1 + COOL_DOWN_SPREAD
+SHORTEST = 1 - COOL_DOWN_SPREAD
+
+NewBreaker = Callable[..., Breaker]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def new_breaker(clock: Clock) -> NewBreaker:
+    """Makes the breaker of one more process: nothing but cache and clock is shared with the others."""
+
+    def make(clock: Clock = clock, account: str = "", **changes: object) -> Breaker:
+        return Breaker(build_config({**SETTINGS, **changes}, account), Store("default"), clock)
+
+    return make
+
+
+@pytest.fixture
+def breaker(new_breaker: NewBreaker) -> Breaker:
+    return new_breaker()
+
+
+def answer(status: int, headers: dict[str, str] | None = None, body: bytes = b"") -> APIError:
+    """The error that an answer of HubSpot's means."""
+    return error_of(status, headers or {}, body)
+
+
+def fail(breaker: Breaker, times: int = 1, error: Exception | None = None, visitor: Visitor = ADA) -> None:
+    for _ in range(times):
+        breaker.record_failure(error or TransportError("no answer"), visitor)  # type: ignore[arg-type]
+
+
+def test_it_is_closed_until_told_otherwise(breaker: Breaker) -> None:
+    """Nothing known is nothing wrong."""
+    assert breaker.allows_call()
+    assert not breaker.is_known_open
+
+
+# Opening
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TransportError("no answer"),
+        UnexpectedResponseError("HTML", status=200),
+        CredentialError("the callable failed"),
+        *(answer(status) for status in (402, 418, 423, 500, 502, 503, 504, 520, 525)),
+    ],
+    ids=lambda error: f"{type(error).__name__} {getattr(error, 'status', '')}",
+)
+def test_five_failures_open_it(breaker: Breaker, error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """The fifth within 30 s, of one process or several, and a log line says so once."""
+    fail(breaker, FAILURES - 1, error)
+    assert breaker.allows_call()
+    assert not caplog.records
+    fail(breaker, 1, error)
+    assert not breaker.allows_call()
+    assert breaker.is_known_open
+    (record,) = caplog.records
+    assert (record.levelno, "left alone" in record.message) == (logging.WARNING, True)
+
+
+def test_all_processes_count_together(new_breaker: NewBreaker) -> None:
+    """Five processes with a failure each are five failures, and all of them leave HubSpot alone."""
+    breakers = [new_breaker() for _ in range(FAILURES)]
+    for breaker in breakers:
+        assert breaker.allows_call()
+        fail(breaker)
+    assert not any(breaker.allows_call() for breaker in breakers)
+    assert all(breaker.is_known_open for breaker in breakers)
+
+
+@pytest.mark.parametrize("cache_backend", SHARED_BACKENDS, indirect=True)
+def test_concurrent_failures_are_all_counted(cache_backend: CacheBackend, new_breaker: NewBreaker) -> None:
+    """Five at the same moment open it, on every back end that processes share."""
+
+    def fail_and_close(breaker: Breaker) -> None:
+        fail(breaker)
+        caches.close_all()
+
+    with ThreadPoolExecutor(FAILURES) as pool:
+        list(pool.map(fail_and_close, [new_breaker() for _ in range(FAILURES)]))
+    assert not new_breaker().allows_call()
+
+
+def test_failures_far_apart_do_not_count(breaker: Breaker, clock: Clock) -> None:
+    """A failure every eight seconds for an hour never makes five within thirty."""
+    for _ in range(450):
+        fail(breaker)
+        clock.pass_by(FAILURE_WINDOW / 4 + 0.5)
+        assert breaker.allows_call()
+
+
+def test_failures_of_old_do_not_hide_new_ones(breaker: Breaker, clock: Clock) -> None:
+    """Five within the window open it, also where the cache still holds those from before."""
+    fail(breaker, FAILURES - 1)
+    clock.pass_by(FAILURE_WINDOW + 1)
+    fail(breaker, FAILURES - 1)
+    assert breaker.allows_call()
+    fail(breaker)
+    assert not breaker.allows_call()
+
+
+def test_five_failures_in_just_the_window(breaker: Breaker, clock: Clock) -> None:
+    """The first is 29 s old when the fifth comes."""
+    for _ in range(FAILURES - 1):
+        fail(breaker)
+        clock.pass_by((FAILURE_WINDOW - 1) / (FAILURES - 1))
+    fail(breaker)
+    assert not breaker.allows_call()
+
+
+def test_successes_and_refused_visitors_between_do_not_hide_failures(breaker: Breaker) -> None:
+    """Trouble that hits every other call opens it as well."""
+    for _ in range(FAILURES):
+        assert breaker.allows_call()
+        fail(breaker, 1, answer(400))
+        breaker.record_success()
+        fail(breaker)
+    assert not breaker.allows_call()
+
+
+def test_failures_from_a_clock_five_seconds_off_count(new_breaker: NewBreaker, clock: Clock) -> None:
+    """Hosts whose clocks differ open one breaker together, and open it for each other."""
+    ahead = new_breaker(Clock(clock.now + 5))
+    fail(ahead, 2)
+    behind = new_breaker()
+    fail(behind, 3)
+    assert not behind.allows_call()
+    assert not ahead.allows_call()
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (401, "the key in HUBSPOT_IDENTIFY['API_KEY'] is wrong, expired or was deactivated"),
+        (403, "the key lacks the scope conversations.visitor_identification.tokens.create"),
+        (404, "look at BASE_URL and TOKEN_PATH"),
+        (405, "look at BASE_URL and TOKEN_PATH"),
+        (410, "look at TOKEN_PATH"),
+        (415, "look at BASE_URL and TOKEN_PATH"),
+    ],
+)
+def test_a_wrong_set_up_opens_it_at_once(
+    breaker: Breaker, clock: Clock, caplog: pytest.LogCaptureFixture, status: int, words: str
+) -> None:
+    """One answer is enough for five minutes, and one ERROR says in words what to mend, however often probes fail."""
+    for _ in range(3):
+        fail(breaker, 1, answer(status))
+        clock.pass_by(LONG_COOL_DOWN - 1)
+        assert not breaker.allows_call()
+        clock.pass_by(1)
+        assert breaker.allows_call()
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert words in record.message
+
+
+def test_the_third_refused_visitor_opens_it(breaker: Breaker, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """Three different visitors whose data HubSpot refuses: it is not their data. Five minutes, and one ERROR."""
+    fail(breaker, 3, answer(400), ADA)
+    fail(breaker, 3, answer(422), EVE)
+    assert breaker.allows_call()
+    fail(breaker, 1, answer(400), JOE)
+    clock.pass_by(LONG_COOL_DOWN - 1)
+    assert not breaker.allows_call()
+    clock.pass_by(1)
+    assert breaker.allows_call()
+    fail(breaker, 1, answer(400), ADA)
+    assert not breaker.allows_call()
+    (record,) = caplog.records
+    assert (record.levelno, "look at VISITOR, TOKEN_PATH and the account" in record.message) == (logging.ERROR, True)
+    assert "@example.com" not in caplog.text
+
+
+def test_a_success_forgets_refused_visitors(breaker: Breaker) -> None:
+    """A token between the second and the third refusal shows that it was the visitors' data after all."""
+    fail(breaker, 1, answer(400), ADA)
+    fail(breaker, 1, answer(400), EVE)
+    breaker.record_success()
+    fail(breaker, 1, answer(400), JOE)
+    assert breaker.allows_call()
+
+
+@pytest.mark.parametrize(
+    ("errors", "beginning"),
+    [
+        ([answer(401)], "No visitor can be identified until this is mended. "),
+        ([answer(400)] * 3, "HubSpot refused 3 different visitors in a row, so their data can't be the reason: "),
+        ([answer(503)] * FAILURES, "HubSpot is left alone for a while, since it fails. "),
+        ([answer(429)], "HubSpot is not called for 10 s. "),
+    ],
+)
+def test_the_line_has_the_error_and_the_account(
+    new_breaker: NewBreaker, caplog: pytest.LogCaptureFixture, errors: list[APIError], beginning: str
+) -> None:
+    """An operator with several portals knows which one it is about."""
+    breaker = new_breaker(ACCOUNTS={"eu": {}}, account="eu")
+    for error, visitor in zip(errors, (ADA, EVE, JOE, ADA, EVE), strict=False):
+        fail(breaker, 1, error, visitor)
+    (message,) = caplog.messages
+    assert message.startswith(beginning)
+    assert message.endswith(f"{errors[0]} [account eu]")
+
+
+# Cooling down
+
+
+def probe_fails(breaker: Breaker, clock: Clock) -> float:
+    """Let HubSpot fail until the breaker opens, and say how long it then stays open."""
+    opened = clock.now
+    fail(breaker, FAILURES)
+    while not breaker.allows_call():
+        clock.pass_by(0.25)
+    return clock.now - opened
+
+
+def test_the_cool_down_doubles_to_five_minutes(breaker: Breaker, clock: Clock) -> None:
+    """15 s, 30, 60, … 300, 300, each give or take a fifth."""
+    for expected in (15, 30, 60, 120, 240, 300, 300):
+        assert SHORTEST * expected <= probe_fails(breaker, clock) <= LONGEST * expected + 0.25
+
+
+def test_cool_downs_are_spread(clock: Clock, new_breaker: NewBreaker) -> None:
+    """Sites that lost HubSpot at the same moment don't come back at the same moment."""
+    cool_downs = [probe_fails(new_breaker(PORTAL_ID=str(number)), clock) for number in range(20)]
+    assert max(cool_downs) - min(cool_downs) > COOL_DOWN * COOL_DOWN_SPREAD / 2
+
+
+def test_a_success_begins_anew(breaker: Breaker, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """After a probe that worked all may call, five failures are needed again, and the first cool-down is short."""
+    caplog.set_level(logging.INFO)
+    for _ in range(3):
+        probe_fails(breaker, clock)
+    breaker.record_success()
+    assert not breaker.is_known_open
+    assert "HubSpot makes identification tokens again." in caplog.messages
+    assert all(breaker.allows_call() for _ in range(5))
+    fail(breaker, FAILURES - 1)
+    assert breaker.allows_call()
+    assert probe_fails(breaker, clock) <= COOL_DOWN * LONGEST + 0.25
+
+
+def test_a_success_settles_the_failures_before_it(breaker: Breaker, clock: Clock) -> None:
+    """A probe that works within the window of the five failures leaves none of them to count."""
+    fail(breaker, FAILURES)
+    clock.pass_by(COOL_DOWN * LONGEST)
+    assert breaker.allows_call()
+    breaker.record_success()
+    fail(breaker, FAILURES - 1)
+    assert breaker.allows_call()
+
+
+def test_a_process_has_one_view_of_an_account() -> None:
+    """What one thread learned the next one knows, without asking the cache."""
+    assert get_breaker(build_config(SETTINGS)) is get_breaker(build_config(SETTINGS))
+
+
+def test_an_outage_is_remembered_after_its_last_opening(breaker: Breaker, clock: Clock) -> None:
+    """Nobody came by for minutes: there still is one probe, and its failure still doubles."""
+    probe_fails(breaker, clock)
+    clock.pass_by(MEMORY - 60)
+    assert not breaker.allows_call()  # the probe that probe_fails() was let through as is still out
+    fail(breaker, 1)
+    clock.pass_by(2 * COOL_DOWN * SHORTEST - 1)
+    assert not breaker.allows_call()
+
+
+def test_one_probe_for_all_processes(new_breaker: NewBreaker, clock: Clock) -> None:
+    """After the cool-down one process finds out; the others keep waiting until it has."""
+    breakers = [new_breaker() for _ in range(8)]
+    fail(breakers[0], FAILURES)
+    clock.pass_by(COOL_DOWN * LONGEST)
+    assert [breaker.allows_call() for breaker in breakers].count(True) == 1
+    fail(breakers[0], 1)
+    assert not any(breaker.allows_call() for breaker in breakers)
+    clock.pass_by(2 * COOL_DOWN * LONGEST)
+    assert [breaker.allows_call() for breaker in breakers].count(True) == 1
+    breakers[3].record_success()
+    assert all(breaker.allows_call() for breaker in breakers)
+
+
+def test_a_probe_that_dies_delays_the_next_by_no_more_than_a_call(
+    breaker: Breaker, clock: Clock, troubled: type[TroubledCache]
+) -> None:
+    """The others wait for a whole call, which is TIMEOUT and a second, and then one of them tries."""
+    fail(breaker, FAILURES)
+    clock.pass_by(COOL_DOWN * LONGEST)
+    kept: dict[str, object] = {}
+
+    def add(key: str, value: object, timeout: object) -> bool:
+        kept[key] = timeout
+        return True
+
+    troubled.instead["add"] = add
+    assert breaker.allows_call()
+    assert kept[breaker._probe_key] == 4
+
+
+def test_a_refused_visitor_as_probe_closes_it(breaker: Breaker, clock: Clock) -> None:
+    """HubSpot answers: whatever it was opened for is over. The refusal itself still counts as one."""
+    fail(breaker, FAILURES)
+    clock.pass_by(COOL_DOWN * LONGEST)
+    assert breaker.allows_call()
+    fail(breaker, 1, answer(400), ADA)
+    assert all(breaker.allows_call() for _ in range(3))
+    fail(breaker, 1, answer(400), EVE)
+    fail(breaker, 1, answer(400), JOE)
+    assert not breaker.allows_call()
+
+
+def test_late_results_change_nothing(breaker: Breaker, clock: Clock) -> None:
+    """Calls that were under way when it opened neither close it nor lengthen it."""
+    fail(breaker, FAILURES)
+    fail(breaker, 20)
+    fail(breaker, 1, answer(401))
+    breaker.record_success()
+    assert not breaker.allows_call()
+    clock.pass_by(COOL_DOWN * LONGEST)
+    assert breaker.allows_call()
+
+
+def test_a_process_knows_what_it_saw(new_breaker: NewBreaker, clock: Clock, troubled: type[TroubledCache]) -> None:
+    """Whether the breaker was open at the last look costs no cache operation, and ends by itself."""
+    one, other = new_breaker(), new_breaker()
+    fail(one, FAILURES)
+    troubled.heal()
+    assert (one.is_known_open, other.is_known_open) == (True, False)
+    assert troubled.count() == 0
+    assert not other.allows_call()
+    assert other.is_known_open
+    clock.pass_by(COOL_DOWN * LONGEST)
+    assert not one.is_known_open
+
+
+# Pauses
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "pause"),
+    [
+        (429, {}, b"", 10),
+        (429, {"Retry-After": "7"}, b"", 7),
+        (429, {"Retry-After": "0"}, b"", 1),
+        (429, {"Retry-After": "86400"}, b"", 60),
+        (429, {"X-HubSpot-RateLimit-Interval-Milliseconds": "3000"}, b"", 3),
+        (429, {"Retry-After": "7"}, b'{"errorType": "RATE_LIMIT", "policyName": "DAILY"}', 900),
+        (429, {}, b'{"policyName": "TEN_SECONDLY_ROLLING"}', 10),
+        (477, {}, b"", 10),
+        (477, {"Retry-After": "20"}, b"", 20),
+        (477, {"Retry-After": "86400"}, b"", 60),
+    ],
+)
+def test_pauses(
+    new_breaker: NewBreaker, clock: Clock, status: int, headers: dict[str, str], body: bytes, pause: int
+) -> None:
+    """One 429 or 477 stops all processes for as long as HubSpot says, within limits; then one of them tries."""
+    breakers = [new_breaker() for _ in range(3)]
+    fail(breakers[0], 1, answer(status, headers, body))
+    clock.pass_by(pause - 0.01)
+    assert not any(breaker.allows_call() for breaker in breakers)
+    clock.pass_by(0.02)
+    assert [breaker.allows_call() for breaker in breakers].count(True) == 1
+
+
+def test_a_pause_is_logged_once(breaker: Breaker, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """However often HubSpot repeats itself."""
+    for _ in range(5):
+        fail(breaker, 1, answer(429))
+        clock.pass_by(11)
+    (record,) = caplog.records
+    assert (record.levelno, "not called for 10 s" in record.message) == (logging.WARNING, True)
+
+
+def test_a_failure_after_a_pause_is_one_of_five(breaker: Breaker, clock: Clock) -> None:
+    """A pause is no opening, so the call that tries again is no probe of one."""
+    fail(breaker, 1, answer(429))
+    for _ in range(FAILURES - 1):
+        clock.pass_by(10 if not breaker.allows_call() else 4)
+        fail(breaker)
+        assert not breaker.is_known_open
+    fail(breaker)
+    assert breaker.is_known_open
+
+
+def test_a_probe_that_is_told_to_pause_remains_a_probe(breaker: Breaker, clock: Clock) -> None:
+    """A 429 in the middle of an outage doesn't have five more calls made before the breaker opens again."""
+    fail(breaker, FAILURES)
+    clock.pass_by(COOL_DOWN * LONGEST)
+    fail(breaker, 1, answer(429))
+    clock.pass_by(10)
+    fail(breaker)
+    clock.pass_by(2 * COOL_DOWN * SHORTEST - 1)
+    assert not breaker.allows_call()
+
+
+def test_a_pause_never_shortens_an_opening(breaker: Breaker, clock: Clock) -> None:
+    """A 429 that was under way when the breaker opened for five minutes does not reopen the door in ten seconds."""
+    fail(breaker, 1, answer(429, {}, b'{"policyName": "DAILY"}'))
+    fail(breaker, 1, answer(429))
+    clock.pass_by(DAILY_PAUSE - 1)
+    assert not breaker.allows_call()
+
+
+# What is read back
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.just(10**400),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["kind", "until", "cool_down", "refused", "x"]), inner, max_size=5)
+        ),
+        max_leaves=12,
+    ),
+)
+@example({"kind": "failing", "until": float("nan"), "cool_down": 15, "refused": []})
+@example({"kind": "failing", "until": -(10**400), "cool_down": float("nan"), "refused": []})
+@example({"kind": "failing", "until": 10**400, "cool_down": 10**400, "refused": []})
+@example({"kind": "failing", "until": 0, "cool_down": 0, "refused": [[{}]]})
+def test_nothing_in_the_cache_crashes_or_locks_us_out(value: object) -> None:
+    """Whatever stands under our key, nobody is locked out for longer than the longest pause."""
+    clock = Clock()
+    state = decode_state(value, clock.now)
+    assert state.until <= clock.now + DAILY_PAUSE + 60
+    breaker = Breaker(build_config(SETTINGS), Store("default"), clock)
+    caches["default"].clear()
+    get_store("default").set(breaker._key, value, 60)
+    breaker.allows_call()
+    breaker.record_success()
+    fail(breaker, 1, answer(400))
+    fail(breaker, 1, answer(500))
+    fail(breaker, 1, answer(401))
+    fail(breaker, 1, answer(429))
+
+
+def test_a_state_survives_the_cache() -> None:
+    """Also one that turns tuples into lists."""
+    state = {"kind": "refused", "until": 5.0, "cool_down": 300.0, "refused": ["a", "b"]}
+    assert decode_state(state, 0.0) == State("refused", 5.0, 300.0, ("a", "b"))
+    assert decode_state({**state, "refused": None}, 0.0) is CLOSED
+
+
+# The rate window
+
+
+@pytest.mark.parametrize("cache_backend", ["locmem", "redis", "memcached", "database"], indirect=True)
+def test_so_many_calls_a_second(cache_backend: CacheBackend, new_breaker: NewBreaker, clock: Clock) -> None:
+    """All processes together, second by second."""
+    breakers = [new_breaker(RATE_LIMIT=4) for _ in range(3)]
+    for _ in range(5):
+        assert [breakers[number % 3].allows_call() for number in range(9)] == [True] * 4 + [False] * 5
+        clock.pass_by(1)
+
+
+@pytest.mark.parametrize("cache_backend", ["redis", "memcached"], indirect=True)
+def test_threads_never_exceed_the_rate(cache_backend: CacheBackend, new_breaker: NewBreaker, clock: Clock) -> None:
+    """Where the cache counts atomically, the limit holds whoever comes at the same moment, at each new second too."""
+    breakers = [new_breaker(RATE_LIMIT=5) for _ in range(8)]
+
+    def ask_and_close(breaker: Breaker) -> bool:
+        allowed = breaker.allows_call()
+        caches.close_all()
+        return allowed
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            allowed = sum(pool.map(ask_and_close, breakers * 4))
+            assert 0 < allowed <= 5
+            clock.pass_by(1)
+
+
+def test_the_window_leaves_one_key_behind(troubled: type[TroubledCache], new_breaker: NewBreaker, clock: Clock) -> None:
+    """Not one a second: a cache with few places is not filled with counters."""
+    breaker = new_breaker(RATE_LIMIT=2)
+    backend = caches["default"]
+    for _ in range(120):
+        breaker.allows_call()
+        clock.pass_by(0.5)
+    assert len(backend._cache) == 1
+
+
+def test_hosts_whose_clocks_differ_share_the_window(new_breaker: NewBreaker, clock: Clock) -> None:
+    """Five seconds apart, two hosts together make no more calls a second than the limit."""
+    ahead_clock = Clock(clock.now + 5)
+    behind, ahead = new_breaker(RATE_LIMIT=4), new_breaker(ahead_clock, RATE_LIMIT=4)
+    calls: Counter[int] = Counter()
+    for tick in range(200):
+        calls[tick // 10] += behind.allows_call()
+        calls[tick // 10] += ahead.allows_call()
+        clock.pass_by(0.1)
+        ahead_clock.pass_by(0.1)
+    assert calls.pop(0) <= 2 * 4  # until each has seen the other
+    assert set(calls.values()) == {4}
+
+
+def test_a_window_from_far_ahead_is_not_believed(new_breaker: NewBreaker, clock: Clock) -> None:
+    """A host whose clock is an hour ahead does not use up everybody's calls for an hour."""
+    lost = new_breaker(Clock(clock.now + 3600), RATE_LIMIT=1)
+    assert lost.allows_call()
+    assert new_breaker(RATE_LIMIT=1).allows_call()
+
+
+def test_a_foreign_value_under_the_windows_key(new_breaker: NewBreaker, clock: Clock) -> None:
+    """A number that is not ours is turned into this second's window."""
+    breaker = new_breaker(RATE_LIMIT=2)
+    breaker.allows_call()
+    caches["default"].set(f"{breaker._key}:rate", 7, None)
+    assert [breaker.allows_call() for _ in range(3)] == [True, True, False]
+
+
+def test_while_one_turns_the_window_the_others_wait(new_breaker: NewBreaker, clock: Clock) -> None:
+    """Two processes that both begin the new second would let twice as many calls through."""
+    breaker = new_breaker(RATE_LIMIT=2)
+    breaker.allows_call()
+    clock.pass_by(1)
+    caches["default"].add(f"{breaker._key}:rate:turn", 1, 1)
+    assert not breaker.allows_call()
+    caches["default"].delete(f"{breaker._key}:rate:turn")
+    assert breaker.allows_call()
+
+
+def test_a_window_that_another_turned_meanwhile(
+    new_breaker: NewBreaker, clock: Clock, troubled: type[TroubledCache]
+) -> None:
+    """Who wins the turn looks again, and counts in the window that is there."""
+    breaker, key = new_breaker(RATE_LIMIT=2), new_breaker()._key + ":rate"
+    breaker.allows_call()
+    clock.pass_by(1)
+    window = int(clock.now) * 1_000_000
+
+    def turned_before(turn: str, *args: object, **options: object) -> bool:
+        caches["default"].set(key, window + 1)
+        return True
+
+    troubled.instead["add"] = turned_before
+    assert [breaker.allows_call() for _ in range(2)] == [True, False]
+
+
+def test_the_first_window_that_another_began(
+    new_breaker: NewBreaker, clock: Clock, troubled: type[TroubledCache]
+) -> None:
+    """Between "there is no window" and "here is mine" another's may appear; the call is counted there."""
+    breaker = new_breaker(RATE_LIMIT=2)
+
+    def quicker(key: str, value: int, *args: object, **options: object) -> bool:
+        caches["default"].set(key, value)
+        return False
+
+    troubled.instead["add"] = quicker
+    assert [breaker.allows_call() for _ in range(2)] == [True, False]
+
+
+def test_a_window_that_can_not_be_had(new_breaker: NewBreaker, troubled: type[TroubledCache]) -> None:
+    """A cache that neither counts nor adds lets no call through, rather than all."""
+    troubled.instead["add"] = lambda *_, **__: False
+    assert not new_breaker().allows_call()
+
+
+def test_without_a_cache_one_call_a_second(
+    monkeypatch: pytest.MonkeyPatch, troubled: type[TroubledCache], new_breaker: NewBreaker, clock: Clock
+) -> None:
+    """Nothing is shared then, so each process makes do with one, whatever the limit; its breaker still works."""
+    troubled.instead["*"] = refused
+    monkeypatch.setattr(store_module, "time", clock)
+    breaker = new_breaker()
+    for _ in range(4):
+        assert [breaker.allows_call() for _ in range(3)].count(True) == 1
+        clock.pass_by(1)
+    fail(breaker, FAILURES)
+    clock.pass_by(1)
+    assert not breaker.allows_call()
+
+
+@pytest.mark.parametrize("broken", ["incr", "add"])
+def test_trouble_that_shows_while_the_window_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+    troubled: type[TroubledCache],
+    new_breaker: NewBreaker,
+    clock: Clock,
+    broken: str,
+) -> None:
+    """A cache that can do everything else means one call a second as well, and not one a minute."""
+    troubled.instead[broken] = refused
+    monkeypatch.setattr(store_module, "time", clock)
+    breaker = new_breaker()
+    for _ in range(4):
+        assert breaker.allows_call()
+        clock.pass_by(store_module.PAUSE + 1)
+
+
+# Accounts
+
+
+def test_portals_have_breakers_pauses_and_windows_of_their_own(clock: Clock) -> None:
+    """Nothing that happens to one account is held against another, be it only the name that differs."""
+    source = {**SETTINGS, "RATE_LIMIT": 1, "ACCOUNTS": {"eu": {}, "us": {"PORTAL_ID": "9"}}}
+    breakers = [Breaker(build_config(source, name), Store("default"), clock) for name in ("", "eu", "us")]
+    assert all(breaker.allows_call() for breaker in breakers)
+    clock.pass_by(1)
+    fail(breakers[0], 1, answer(401))
+    fail(breakers[1], 1, answer(429))
+    assert [breaker.allows_call() for breaker in breakers] == [False, False, True]
+
+
+def test_one_breaker_an_account_and_process() -> None:
+    """It is found again; an account with another limit or key has another one."""
+    one = get_breaker(build_config(SETTINGS))
+    assert get_breaker(build_config(SETTINGS)) is one
+    assert get_breaker(build_config({**SETTINGS, "API_KEY": "other"})) is not one
+    assert get_breaker(build_config({**SETTINGS, "RATE_LIMIT": 1})) is not one

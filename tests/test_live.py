@@ -1,0 +1,38 @@
+"""HubSpot itself, asked once. Runs only where ``HUBSPOT_IDENTIFY_LIVE_API_KEY`` holds a key of an account to spare."""
+
+from __future__ import annotations
+
+import json
+import os
+from io import StringIO
+
+import pytest
+from django.core.management import call_command
+from pytest_django import Settings
+
+KEY = os.environ.get("HUBSPOT_IDENTIFY_LIVE_API_KEY", "")
+
+pytestmark = pytest.mark.skipif(not KEY, reason="HUBSPOT_IDENTIFY_LIVE_API_KEY is not set")
+
+
+@pytest.fixture
+def stay_on_this_machine() -> None:
+    """This module's own: it is here to leave the machine."""
+
+
+def test_the_doctor_gets_a_token(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    """HubSpot makes a real token within TIMEOUT, and neither that nor the key is shown."""
+    settings.HUBSPOT_IDENTIFY = {
+        "API_KEY": KEY,
+        "PORTAL_ID": os.environ.get("HUBSPOT_IDENTIFY_LIVE_PORTAL_ID"),
+        "REGION": os.environ.get("HUBSPOT_IDENTIFY_LIVE_REGION", "na1"),
+        "EMAIL_VERIFIED": True,
+    }
+    out = StringIO()
+    try:
+        call_command("hubspot_doctor", json=True, stdout=out, stderr=StringIO())
+    except SystemExit:
+        pytest.fail(out.getvalue(), pytrace=False)
+    found = {finding["topic"]: finding for finding in json.loads(out.getvalue())["findings"]}
+    assert found["token"]["level"] == "ok"
+    assert KEY not in out.getvalue()
