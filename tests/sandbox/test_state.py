@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from hubspot_identify.conf import TOKEN
+from hubspot_identify.sandbox.state import RATE_LIMIT, RATE_WINDOW, TOKEN_LIFETIME, Sandbox
+
+
+class Clock:
+    """Seconds since the epoch, moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def sandbox(clock: Clock) -> Sandbox:
+    return Sandbox(clock)
+
+
+def test_each_token_is_another_one_and_fit_for_the_widget(sandbox: Sandbox) -> None:
+    """HubSpot makes a new token for each call, of characters that survive in a URL unencoded."""
+    tokens = {sandbox.issue("ada@example.com") for _ in range(20)}
+    assert len(tokens) == 20
+    assert all(re.fullmatch(TOKEN, token) for token in tokens)
+
+
+def test_a_token_is_believed_for_its_own_address_only(sandbox: Sandbox) -> None:
+    """A token presented with another address identifies nobody."""
+    token = sandbox.issue("ada@example.com", "Ada", "Lovelace")
+    contact = sandbox.believe("Ada@Example.com", token)
+    assert contact is not None
+    assert (contact.email, contact.name) == ("ada@example.com", "Ada Lovelace")
+    assert sandbox.believe("grace@example.com", token) is None
+    assert sandbox.believe("ada@example.com", token + "x") is None
+
+
+def test_a_token_dies_after_twelve_hours(sandbox: Sandbox, clock: Clock) -> None:
+    """The twelve hours are counted from the call."""
+    token = sandbox.issue("ada@example.com")
+    clock.now += TOKEN_LIFETIME - 1
+    assert sandbox.believe("ada@example.com", token) is not None
+    clock.now += 1
+    assert sandbox.believe("ada@example.com", token) is None
+
+
+def test_the_rate_limit_rolls(sandbox: Sandbox, clock: Clock) -> None:
+    """190 calls in any ten seconds, for each credential; the oldest makes room for the next."""
+    assert [sandbox.remaining("key") for _ in range(RATE_LIMIT)] == list(reversed(range(RATE_LIMIT)))
+    clock.now += RATE_WINDOW - 0.1
+    assert sandbox.remaining("key") is None
+    assert sandbox.remaining("another key") == RATE_LIMIT - 1
+    clock.now += 0.1
+    assert sandbox.remaining("key") == RATE_LIMIT - 1
+
+
+def test_an_anonymous_thread_is_the_next_persons_too(sandbox: Sandbox) -> None:
+    """Whoever has the browser's cookie sees what was said with it: nothing else ties an anonymous thread."""
+    sandbox.say("my card number is", utk="cookie")
+    seen = sandbox.thread("", "", "cookie")
+    assert seen is not None
+    assert seen.messages == ["my card number is"]
+    assert sandbox.thread("", "", "another") is None
+
+
+def test_a_contact_finds_their_thread_in_any_browser(sandbox: Sandbox) -> None:
+    """A contact's conversation hangs on the e-mail, not on the browser's cookie."""
+    sandbox.say("first", email="ada@example.com", token=sandbox.issue("ada@example.com"), utk="home")
+    thread = sandbox.say("second", email="ada@example.com", token=sandbox.issue("ada@example.com"), utk="office")
+    assert thread.messages == ["first", "second"]
+    assert len(sandbox.threads()) == 1
+
+
+def test_an_identified_visitor_keeps_the_thread_they_began_anonymously(sandbox: Sandbox) -> None:
+    """Identifying in place gives the browser's anonymous conversation to the contact."""
+    sandbox.say("who am I?", utk="cookie")
+    token = sandbox.issue("ada@example.com", "Ada")
+    sandbox.adopt("ada@example.com", token, "cookie")
+    thread = sandbox.thread("ada@example.com", token, "")
+    assert thread is not None
+    assert thread.contact is not None
+    assert (thread.contact.name, thread.messages) == ("Ada", ["who am I?"])
+
+
+def test_a_token_that_is_not_believed_adopts_nothing(sandbox: Sandbox) -> None:
+    """The browser's conversation stays nobody's."""
+    thread = sandbox.say("who am I?", utk="cookie")
+    sandbox.adopt("ada@example.com", "made up", "cookie")
+    assert thread.contact is None
+
+
+def test_names_are_written_where_there_were_none(sandbox: Sandbox) -> None:
+    """A contact's names are filled in once, when a chat starts, and not overwritten."""
+    sandbox.say("one", email="ada@example.com", token=sandbox.issue("ada@example.com"))
+    sandbox.say("two", email="ada@example.com", token=sandbox.issue("ada@example.com", "Ada"))
+    sandbox.say("three", email="ada@example.com", token=sandbox.issue("ada@example.com", "Augusta", "King"))
+    (thread,) = sandbox.threads()
+    assert thread.contact is not None
+    assert thread.contact.name == "Ada King"
+
+
+def test_an_unverified_claim_is_kept_for_the_agent_to_see(sandbox: Sandbox) -> None:
+    """An address without a token of its own is a claim, not a contact."""
+    thread = sandbox.say("let me in", email="ada@example.com", token="made up", utk="cookie")
+    assert (thread.contact, thread.claimed) == (None, "ada@example.com")
