@@ -1,0 +1,80 @@
+"""The recipe of docs/consent.rst with the real django-cookie-consent. Run by ``test_consent.py``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from cookie_consent.models import CookieGroup
+from django.contrib.auth.models import User
+from django.http import HttpRequest, HttpResponse
+from django.test import Client
+from django.urls import include, path
+from pytest_django import Settings
+from support.manual import code_blocks
+from support.pages import ada, render_django, script_attributes
+from support.server import TokenServer
+
+pytestmark = pytest.mark.django_db
+
+
+def page(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(render_django(request))
+
+
+urlpatterns = [
+    path("", page),
+    path("cookies/", include("cookie_consent.urls")),
+    path("hubspot/", include("hubspot_identify.urls")),
+]
+
+
+@pytest.fixture(autouse=True)
+def recipe(settings: Settings, hubspot: TokenServer) -> None:
+    """The manual's own code decides."""
+    (block,) = [block for block in code_blocks("consent") if "cookie_consent" in block]
+    names: dict[str, Any] = {}
+    exec(block, names)
+    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "ENABLED": names["chat_allowed"], "TIMEOUT": 10}
+    CookieGroup.objects.create(varname="chat", name="Chat").cookie_set.create(name="messagesUtk")
+
+
+@pytest.fixture
+def ada_herself(client: Client) -> User:
+    user = ada()
+    user.save()
+    client.force_login(user)
+    return user
+
+
+def load_on(client: Client) -> str:
+    return script_attributes(client.get("/").content.decode())["data-load-on"]
+
+
+def answer(client: Client, answer: str) -> None:
+    response = client.post(f"/cookies/{answer}/", {"cookie_groups": "chat"})
+    assert response.status_code == 302, response.content
+
+
+def subject(client: Client) -> object:
+    return client.get("/hubspot/identity/", headers={"X-HubSpot-Identify": "1"}).json()["subject"]
+
+
+@pytest.mark.usefixtures("ada_herself")
+def test_the_chat_follows_the_consent(client: Client, hubspot: TokenServer) -> None:
+    """Not answered, declined: our script alone, nobody, no call. Agreed: the chat. Taken back: cleaned up again."""
+    for said in (None, "decline"):
+        if said:
+            answer(client, said)
+        assert load_on(client) == "never"
+        assert "hs-scripts" not in client.get("/").content.decode()
+        assert subject(client) is None
+    assert hubspot.calls == 0
+    answer(client, "accept")
+    assert load_on(client) == "page"
+    assert subject(client) is not None
+    assert hubspot.wait_for_calls(1)
+    answer(client, "decline")
+    assert load_on(client) == "never"
+    assert subject(client) is None
+    assert hubspot.calls == 1

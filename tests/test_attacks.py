@@ -1,0 +1,257 @@
+"""What an outsider might try to become somebody else, to learn a secret, or to be in the way."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import AnonymousUser, User
+from django.core.cache import caches
+from django.http import HttpResponse
+from django.test import Client
+from pytest_django import Settings
+from support.pages import ada, grace, keep_token, render_django, request_by
+from support.server import TokenServer
+from support.trouble import TroubledCache
+
+from hubspot_identify import services
+from hubspot_identify.background import get_workers
+from hubspot_identify.conf import build_config
+from hubspot_identify.exceptions import InvalidVisitorError
+from hubspot_identify.logs import _said
+from hubspot_identify.tokens import entry_key
+from hubspot_identify.tokens import subject as subject_of
+from hubspot_identify.views import identity
+from hubspot_identify.visitors import Visitor
+
+ADA = Visitor("ada@example.com")
+
+
+def ask(user: object, **headers: str) -> HttpResponse:
+    """The endpoint's answer to our script."""
+    return identity(request_by(user, "/hubspot/identity/", HTTP_X_HUBSPOT_IDENTIFY="1", **headers))
+
+
+# To be somebody else
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        '"ada@example.com"@evil.example',
+        '"ada@example.com "@evil.example',
+        '"ada"@example.com',
+        "=?x?q?ada=40example.com=3e=00?=@evil.example",
+        "=?utf-8?b?YWRhQGV4YW1wbGUuY29t?=@evil.example",
+    ],
+)
+def test_address_within_an_address(address: str) -> None:
+    """Mail to these may well go to the attacker, while another program reads the address of the victim in them."""
+    with pytest.raises(InvalidVisitorError):
+        Visitor(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "\u0131da@example.com",
+        "ada@e\u00adxample.com",
+        "ada@example\u3002com",
+        "ada@\u212aelvin.example",
+        "ada@example.com\u200b",
+        "\uff41da@example.com",
+        "ada@example.com\0",
+        "ada@example.com\n",
+        " ada@example.com",
+        "ada@example.com,eve@evil.example",
+        "ada@example.com>",
+    ],
+)
+def test_address_that_becomes_another_one(address: str) -> None:
+    """Nothing is folded, trimmed or cut until it is the address of somebody else."""
+    with pytest.raises(InvalidVisitorError):
+        Visitor(address)
+
+
+def test_no_two_accounts_or_visitors_share_a_key() -> None:
+    """However the parts are cut or quoted: other account, API, portal, credential or address, other cache entry."""
+    parts: dict[str, list[str]] = {
+        "API_KEY": ["k", "k1", 'k","2', "k,null"],
+        "BASE_URL": ["https://a.example", "https://a.example/v"],
+        "TOKEN_PATH": ["/v/t", "/t"],
+        "PORTAL_ID": ["1", "11", ""],
+    }
+    settings = [dict(zip(parts, values, strict=True)) for values in itertools.product(*parts.values())]
+    accounts = ["", "a", "1"]
+    configs = [
+        build_config({**values, "ACCOUNTS": {"a": {}, "1": {}}}, account) for values in settings for account in accounts
+    ]
+    visitors = [ADA, Visitor("da@example.com"), Visitor("ada@example.co")]
+    keys = {entry_key(visitor, config) for config in configs for visitor in visitors}
+    assert len(keys) == len(configs) * len(visitors)
+    subjects = {subject_of(visitor, config) for config in configs for visitor in visitors}
+    assert len(subjects) == len(parts["PORTAL_ID"]) * len(visitors)
+
+
+def test_names_never_change_whose_token_it_is() -> None:
+    """Who calls themselves like somebody else, address included, stays who they are."""
+    keep_token(ada())
+    eve = User(pk=3, username="ada", email="eve@example.com", first_name="ada@example.com", last_name="Lovelace")
+    keep_token(eve, "token-of-eve")
+    told = json.loads(ask(eve).content)["identity"]
+    assert (told["email"], told["token"]) == ("eve@example.com", "token-of-eve")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"token": "x y", "created_at": 0.0, "retry_at": 0.0, "digest": ""},
+        {"token": "</script>", "created_at": 9e9, "retry_at": 0.0, "digest": ""},
+        {"token": ["t"], "created_at": True, "retry_at": 0.0, "digest": ""},
+        "token",
+        b"token",
+        object(),
+    ],
+)
+def test_foreign_cache_entry(troubled: type[TroubledCache], hubspot: TokenServer, value: object) -> None:
+    """What another program put under our key is not believed."""
+    troubled.instead["get"] = lambda *args: value
+    hubspot.answer(500)
+    assert json.loads(ask(ada()).content)["identity"] is None
+
+
+# To learn something
+
+
+def test_a_refusal_does_not_tell_who_is_logged_in() -> None:
+    """Byte for byte the same for Ada and for nobody, without a look at session or user."""
+    answers = []
+    for user in (ada(), AnonymousUser(), None):
+        keep_token(ada())
+        response = identity(request_by(user, "/hubspot/identity/"))
+        answers.append((response.status_code, response.content, dict(response.headers)))
+    assert answers[0] == answers[1] == answers[2]
+    assert answers[0][0] == 403
+
+
+POISON = {
+    "HTTP_HOST": "evil.example",
+    "HTTP_X_FORWARDED_HOST": "evil.example",
+    "HTTP_X_FORWARDED_PROTO": "javascript",
+    "HTTP_X_FORWARDED_PREFIX": "//evil.example",
+    "HTTP_X_SCRIPT_NAME": "//evil.example",
+    "HTTP_SCRIPT_NAME": "//evil.example",
+    "HTTP_FORWARDED": "host=evil.example",
+    "HTTP_X_ORIGINAL_URL": "//evil.example/",
+    "HTTP_REFERER": "https://evil.example/",
+    "HTTP_ORIGIN": "https://evil.example",
+    "HTTP_COOKIE": "csp_nonce=x; consent=x; hubspotutk=x",
+}
+
+
+def test_no_header_poisons_a_page(settings: Settings) -> None:
+    """A page that a cache then gives to everybody has nothing in it of what the first one sent."""
+    settings.USE_X_FORWARDED_HOST = True
+    clean = render_django(request_by(AnonymousUser()))
+    for path in ("/", "//evil.example/x", "/?data-loader=//evil.example", "/%22%3E%3Cscript%3E"):
+        assert render_django(request_by(AnonymousUser(), path, **POISON)) == clean
+    assert "evil" not in clean
+
+
+@pytest.mark.parametrize("ending", ["x.css", ";x.js", "%0a.png", "..%2fx.css", "eu/x.css", "eu.css/"])
+def test_no_address_that_a_cache_takes_for_a_file(client: Client, ending: str) -> None:
+    """Caches that go by the ending of an address find no identity under any."""
+    assert client.get(f"/hubspot/identity/{ending}", headers={"X-HubSpot-Identify": "1"}).status_code == 404
+
+
+# To be in the way
+
+
+def test_one_visitor_has_one_call_in_the_air(settings: Settings, hubspot: TokenServer) -> None:
+    """However often endpoint and inline pages are asked, for whichever name: one call. Others have theirs meanwhile."""
+    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "DELIVERY": "inline", "PAGE_WAIT": 0, "TIMEOUT": 30}
+    hubspot.mood("held")
+    for number in range(100):
+        eve = User(pk=3, username="eve", email="eve@example.com", first_name=f"Eve {number}")
+        assert ask(eve).status_code == 202
+        render_django(request_by(eve))
+    assert hubspot.wait_for_calls(1)
+    assert ask(grace()).status_code == 202
+    assert hubspot.wait_for_calls(2)
+    hubspot.release()
+    assert get_workers().join(5)
+    assert [request.json()["email"] for request in hubspot.requests()] == ["eve@example.com", "grace@example.com"]
+    assert ask(grace()).status_code == 200
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_one_visitor_cannot_spend_the_budget(settings: Settings, hubspot: TokenServer, status: int) -> None:
+    """Whatever came of the one call, editing names and asking on makes no second one, nor keys in the cache."""
+    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "RATE_LIMIT": 1000}
+    if status != 200:
+        hubspot.answer(status)
+    kept: set[Any] = set()
+    for number in range(30):
+        eve = User(pk=3, username="eve", email="eve@example.com", first_name=f"Eve {number}")
+        ask(eve)
+        assert get_workers().join(5)
+        kept.add(frozenset(_keys()))
+    assert hubspot.calls == 1
+    assert len(kept) == 1
+
+
+def _keys() -> list[str]:
+    return list(caches["default"]._cache)  # type: ignore[attr-defined]
+
+
+def test_names_of_accounts_fill_no_log(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    """Where CHOOSE_ACCOUNT goes by what the client sent, names that aren't there are logged once, and not kept."""
+    settings.HUBSPOT_IDENTIFY = {
+        **settings.HUBSPOT_IDENTIFY,
+        "ACCOUNTS": {"eu": {"PORTAL_ID": "9"}},
+        "CHOOSE_ACCOUNT": lambda request: request.headers["X-Tenant"],
+    }
+    for number in range(50):
+        assert ask(ada(), HTTP_X_TENANT=f"x{number}\nERROR").status_code == 503
+        assert render_django(request_by(ada(), HTTP_X_TENANT=f"x{number}\nERROR")) == ""
+    ours = [record for record in caplog.records if record.name.startswith("hubspot_identify")]
+    assert [record.levelno for record in ours] == [logging.ERROR] * 2
+    assert all("x0" in record.getMessage() and "\n" not in record.getMessage() for record in ours)
+    assert len(_said) == 2
+
+
+def test_a_callable_that_raises_tells_no_secret(settings: Settings, client: Client) -> None:
+    """Django's debug page of the site's own mistake shows neither key nor token nor address."""
+    keep_token(ada())
+
+    def broken(request: object) -> bool:
+        raise LookupError("the site's mistake")
+
+    settings.DEBUG = True
+    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "IMPERSONATED": broken}
+    settings.MIDDLEWARE = [f"{__name__}.as_ada"]
+    client.raise_request_exception = False
+    page = client.get("/hubspot/identity/", headers={"X-HubSpot-Identify": "1"})
+    assert page.status_code == 500
+    assert b"the site&#x27;s mistake" in page.content
+    for secret in ("key-of-the-tests", "token-of-ada", "ada@example.com"):
+        assert secret not in page.content.decode()
+
+
+def as_ada(get_response: Any) -> Any:
+    def handle(request: Any) -> HttpResponse:
+        request.user = ada()
+        return get_response(request)  # type: ignore[no-any-return]
+
+    return handle
+
+
+def test_nobody_is_asked_for_in_vain(hubspot: TokenServer) -> None:
+    """Without a session no number of requests makes a call or a worker."""
+    for _ in range(50):
+        assert services.identify(request_by(AnonymousUser())) == services.NOBODY
+    assert hubspot.calls == 0
+    assert get_workers().join(0)
