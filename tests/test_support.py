@@ -10,18 +10,24 @@ import sys
 import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import requests
 from browser.site import require_package
 from django.core.cache import cache, caches
+from django.http import HttpRequest, HttpResponse
+from django.urls import path
+from pytest_django import Settings
 from support.caches import CacheBackend
 from support.clocks import once_in_time
 from support.network import loopback_only
 from support.programs import require, serving
 from support.server import Mood, TokenServer, email_of
+from support.site import serving_site
 
 BODY = {"email": "ada@example.com", "firstName": "Ada"}
 
@@ -290,3 +296,24 @@ def test_once_in_time(in_time_after: int) -> None:
     with pytest.raises(AssertionError) if in_time_after == 5 else nullcontext():
         once_in_time(attempt)
     assert attempts == min(in_time_after + 1, 5)
+
+
+def test_no_request_outlives_its_site(settings: Settings) -> None:
+    """A site ends when all it was asked has been done, and does not wait for connections that are merely kept."""
+    asked, done = threading.Event(), threading.Event()
+
+    def take_a_while(request: HttpRequest) -> HttpResponse:
+        asked.set()
+        time.sleep(0.2)
+        done.set()
+        return HttpResponse("done")
+
+    urls = ModuleType("urls")
+    urls.urlpatterns = [path("", lambda request: HttpResponse("at once")), path("slow/", take_a_while)]  # type: ignore[attr-defined]
+    settings.ROOT_URLCONF = urls
+    with requests.Session() as session, ThreadPoolExecutor(1) as others:
+        with serving_site() as origin:
+            assert session.get(f"{origin}/").text == "at once"
+            others.submit(requests.get, f"{origin}/slow/")
+            assert asked.wait(5)
+        assert done.is_set()

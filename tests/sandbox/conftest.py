@@ -25,3 +25,4 @@ def origin(sandbox: Sandbox) -> Iterator[str]:
     """The origin of a site with the sandbox, on a real port."""
     with serving_site() as origin:
         yield origin
+        sandbox.set_mood("healthy")  # lets go whoever hangs
