@@ -54,6 +54,7 @@ from .exceptions import (
 from .logs import forget_said
 from .session import new_session
 from .store import forget_stores
+from .validation import VALIDATORS, settings_dict
 from .visitors import Visitor
 
 if TYPE_CHECKING:
@@ -276,11 +277,11 @@ def _forget_process_state() -> None:
 
 
 def _usable_settings() -> dict[str, Any]:
-    values = dict(getattr(settings, "HUBSPOT_IDENTIFY", None) or {})
+    values = settings_dict(getattr(settings, "HUBSPOT_IDENTIFY", None) or {}, "HUBSPOT_IDENTIFY")
     values["API_KEY"] = values.get("API_KEY") or KEY
     if values.get("ENABLED") is False:
         values["ENABLED"] = True
-    accounts = values.get("ACCOUNTS", {})
+    accounts = VALIDATORS["ACCOUNTS"](values.get("ACCOUNTS", {}))
     values["ACCOUNTS"] = {
         name: {key: value for key, value in overrides.items() if value or key != "API_KEY"}
         for name, overrides in accounts.items()

@@ -518,6 +518,15 @@ def test_accounts(settings: Settings, token_server: TokenServer) -> None:
     assert "\x1b" not in out
 
 
+def test_an_unknown_account_is_told_beside_other_mistakes(settings: Settings) -> None:
+    """That the checks have told of wrong settings does not hide that the account asked for is none."""
+    settings.HUBSPOT_IDENTIFY = {"PORTAL_ID": "123", "ACCOUNTS": {"eu": {}}}
+    code, out, _ = run("--account", "us")
+    assert code == 1
+    assert "(hubspot_identify.E001)" in out
+    assert "has no account 'us'; it has" in " ".join(out.split())
+
+
 def test_warnings_do_not_fail(settings: Settings) -> None:
     """Advice alone is exit code 0."""
     configure(settings, EMAIL_VERIFIED=None)

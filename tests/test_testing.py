@@ -54,6 +54,21 @@ def test_a_second_look_comes_from_the_cache(settings: Settings, browser: Client)
     assert hubspot.visitors == [ADA, ADA]
 
 
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ("key", r"HUBSPOT_IDENTIFY is a str: write a dict"),
+        ({"ACCOUNTS": ["eu"]}, r"\['ACCOUNTS'\] is a list: write a dict"),
+        ({"ACCOUNTS": {"eu": "key"}}, r"\['ACCOUNTS'\]\['eu'\] is a str: write a dict"),
+    ],
+)
+def test_wrong_settings_are_told_as_ever(settings: Settings, values: object, complaint: str) -> None:
+    """What the fake adds to the settings does not come between a mistake in them and its explanation."""
+    settings.HUBSPOT_IDENTIFY = values
+    with pytest.raises(exceptions.ConfigurationError, match=complaint), fake_hubspot():
+        pass
+
+
 def test_nobody_is_identified(client: Client) -> None:
     """An anonymous visitor stays one, without any call."""
     with fake_hubspot() as hubspot:

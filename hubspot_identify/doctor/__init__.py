@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from django.utils.translation import gettext as _
 
 from ..conf import get_config
-from ..exceptions import ConfigurationError
+from ..exceptions import ConfigurationError, UnknownAccountError
 from ..visitors import Visitor
 from .findings import ERROR, NOTE, Finding
 from .network import Progress, ask_hubspot, look_at_loader
@@ -38,6 +38,9 @@ def examine(account: str, visitor: Visitor, progress: Progress) -> Iterator[Find
     """
     try:
         config = get_config(account)
+    except UnknownAccountError as error:
+        yield Finding("account", ERROR, str(error))
+        return
     except ConfigurationError as error:
         yield Finding("settings", ERROR, str(error))
         return
