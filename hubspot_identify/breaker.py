@@ -235,7 +235,7 @@ class Breaker:
 
     def _begin_window(self, key: str, second: int) -> bool:
         """Let one process turn an old window into this second's. False where another is at it."""
-        if not self._store.add(f"{key}:turn", 1, 1):
+        if not self._store.add(f"{key}:turn", 1, 2):
             return False
         number = self._store.get(key)
         if not isinstance(number, int) or not second <= number // SECOND <= second + CLOCK_SKEW:
