@@ -16,7 +16,7 @@
     "conversationStarted conversationClosed userSelectedThread unreadConversationCountChanged contactAssociated " +
     "userInteractedWithWidget widgetLoaded widgetHidden widgetClosed quickReplyButtonClick";
   const ASK_AGAIN = [400, 1000, 2000]; // milliseconds
-  const THROTTLE = 1050; // HubSpot drops what comes within a second
+  const THROTTLE = 1200; // HubSpot drops what comes within a second
   const WEDGED = 15000;
 
   // Planted markup must not count: window[id], <img name="currentScript">.
@@ -444,7 +444,7 @@
     },
     refresh() {
       moved = true;
-      settle();
+      schedule(settle, 0); // several at once are one
     },
     update(script) {
       if (script instanceof HTMLScriptElement) adopt(script);

@@ -95,7 +95,9 @@
 
   function arrive() {
     ready = true;
-    if (pressed || document.activeElement !== button) leave();
+    // Held down, it is about to be covered by the chat, which would get the release.
+    if (button.matches(":active")) button.click();
+    else if (pressed || document.activeElement !== button) leave();
   }
 
   function leave() {
