@@ -15,7 +15,7 @@ import requests
 from .people import PASSWORD, PEOPLE
 from .sandbox import PORTAL
 
-ASK_AGAIN = (0.4, 1.0, 2.0)  # seconds, as identify.js does
+ASK_AGAIN = (0.4, 1.0, 2.0, 5.0, 10.0)  # seconds; identify.js has the first three, and a busy machine may need more
 
 
 class SurpriseError(Exception):
@@ -78,7 +78,7 @@ class Browser:
         self.utk = uuid.uuid4().hex
 
     def ask(self, method: str, path: str, **arguments: Any) -> requests.Response:
-        response = self.session.request(method, urljoin(self.origin, path), timeout=10, **arguments)
+        response = self.session.request(method, urljoin(self.origin, path), timeout=60, **arguments)
         if not response.ok:
             raise SurpriseError(f"saw status {response.status_code} for {method} {path}")
         return response
