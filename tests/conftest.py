@@ -21,6 +21,7 @@ from support.programs import require, serving
 from support.server import TokenServer, TokenServerProcess
 from support.trouble import TroubledCache
 
+from hubspot_identify import client, store
 from hubspot_identify.background import forget_workers, get_workers
 from hubspot_identify.breaker import forget_breakers
 from hubspot_identify.logs import forget_said
@@ -46,7 +47,7 @@ def fresh_process_state() -> Iterator[None]:
     yield
     # The servers of the test are gone by now, so that whoever hung on them has been let go.
     try:
-        if not get_workers().join(5):
+        if not get_workers().join(30):
             pytest.fail("A worker thread outlived the test.", pytrace=False)
     finally:
         forget_workers()
@@ -71,8 +72,10 @@ def token_server(token_server_process: TokenServerProcess) -> Iterator[TokenServ
 
 
 @pytest.fixture
-def hubspot(token_server: TokenServer, settings: Settings) -> TokenServer:
-    """The token server, and the app set up to call it."""
+def hubspot(token_server: TokenServer, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> TokenServer:
+    """The token server, and the app set up to call it. On a busy machine a healthy answer may take its two seconds."""
+    monkeypatch.setattr(client, "READ_TIMEOUT", 30.0)
+    monkeypatch.setattr(store, "SLOW", 30.0)
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "BASE_URL": token_server.url}
     return token_server
 
@@ -98,8 +101,9 @@ def memcached_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
 
 
 @pytest.fixture
-def troubled(settings: Settings) -> Iterator[type[TroubledCache]]:
+def troubled(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[TroubledCache]]:
     """The default cache, empty, watched, and failing as the test wants it."""
+    monkeypatch.setattr(store, "SLOW", 30.0)
     settings.CACHES = {"default": {"BACKEND": "support.trouble.TroubledCache", "LOCATION": uuid.uuid4().hex}}
     TroubledCache.heal()
     yield TroubledCache
@@ -107,11 +111,14 @@ def troubled(settings: Settings) -> Iterator[type[TroubledCache]]:
 
 
 @pytest.fixture(params=BACKENDS)
-def cache_backend(request: pytest.FixtureRequest, settings: Settings, tmp_path: Path) -> Iterator[CacheBackend]:
-    """The default cache on each back end in turn, empty and with room for everybody.
+def cache_backend(
+    request: pytest.FixtureRequest, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[CacheBackend]:
+    """The default cache on each back end in turn, empty and with room for everybody, and given time.
 
     For some of them: ``@pytest.mark.parametrize("cache_backend", SHARED_BACKENDS, indirect=True)``.
     """
+    monkeypatch.setattr(store, "SLOW", 30.0)
     name: str = request.param
     own = {"KEY_PREFIX": uuid.uuid4().hex}
     many = {"OPTIONS": {"MAX_ENTRIES": 100_000}}

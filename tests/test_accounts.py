@@ -37,6 +37,7 @@ def portals(token_server_process: TokenServerProcess, settings: Settings) -> Ite
 
 def token_of(account: str, visitor: Visitor = ADA) -> str | None:
     token = services.get_token(visitor, wait=10, account=account)
+    assert get_workers().join(10)
     return token and token.value
 
 

@@ -152,7 +152,7 @@ def test_inline_of_nobody(async_client: AsyncClient, settings: Settings, engine:
 
 def test_inline_waits_without_blocking(async_client: AsyncClient, user: User, engine: str) -> None:
     """While one page waits for a new visitor's token, the loop serves others."""
-    with fake_hubspot(DELIVERY="inline", PAGE_WAIT=10) as hubspot:
+    with fake_hubspot(DELIVERY="inline", PAGE_WAIT=10, TIMEOUT=30) as hubspot:
         hubspot.hold()
 
         async def both() -> tuple[HttpResponse, HttpResponse]:

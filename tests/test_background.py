@@ -207,6 +207,7 @@ def test_an_overdue_job_is_accounted_for_by_the_next(workers: Workers, gate: Gat
         order.append(f"overdue on {threading.current_thread().name}")
 
     submit(workers, "stuck", gate, on_overdue=account)
+    assert gate.entered.wait(LONG)
     pass_deadlines(workers)
     submit(workers, "key", task).wait(LONG)
     assert order == ["overdue on hubspot-identify", "task on hubspot-identify"]
@@ -264,6 +265,7 @@ def test_a_thread_that_can_not_be_started_means_not_now(
     """No exception, one line in the log, the slot stays free, and what was to be accounted for is not lost."""
     accounted: list[bool] = []
     submit(workers, "stuck", gate, on_overdue=lambda: accounted.append(True))
+    assert gate.entered.wait(LONG)
     pass_deadlines(workers)
 
     def no_more(thread: threading.Thread) -> None:

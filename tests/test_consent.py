@@ -27,7 +27,7 @@ def test_with_django_cookie_consent() -> None:
         cwd=HERE.parent,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr

@@ -29,7 +29,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 def demo(*arguments: str, env: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(MANAGE), "demo", "--no-color", *arguments]
-    return subprocess.run(command, check=False, env=env, cwd=cwd, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, check=False, env=env, cwd=cwd, capture_output=True, text=True, timeout=600)
 
 
 def test_the_walk_sees_a_known_contact_and_an_unknown_visitor(environment: dict[str, str], tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_unverified_address(ask: Ask, settings: Settings, known: dict[str, Any])
 
 @pytest.fixture
 def hubspot() -> Any:
-    with fake_hubspot() as hubspot:
+    with fake_hubspot(TIMEOUT=30) as hubspot:
         yield hubspot
 
 

@@ -16,8 +16,8 @@ from support.server import TokenServer
 
 NewHosts = Callable[..., list[Host]]
 
-#: Seconds: the four that a lock or a probe lives, and what a busy machine needs beside.
-PATIENCE = 15.0
+LIFE = 4.0  # seconds, of a lock or a probe
+PATIENCE = 30.0  # what a busy machine may need beside
 
 
 @pytest.fixture
@@ -43,9 +43,9 @@ def test_200_first_requests_of_one_visitor_in_four_processes(
 ) -> None:
     """One call where the cache is shared, one a process where it is not. All go on before HubSpot answers."""
     token_server.mood("held")
-    fleet = new_hosts(4, TIMEOUT=10)
+    fleet = new_hosts(4, TIMEOUT=30)
     for host in fleet:
-        host.run(hosts.change, "client.READ_TIMEOUT", 30.0)
+        host.run(hosts.change, "client.READ_TIMEOUT", 120.0)
     stampedes = [host.start(hosts.stampede, "ada@example.com", 50) for host in fleet]
     assert [future.result(60) for future in stampedes] == [[None] * 50] * 4
     token_server.release()
@@ -99,8 +99,8 @@ def test_a_host_that_dies_with_a_lock(new_hosts: NewHosts, token_server: TokenSe
     started = time.monotonic()
     dying.run(hosts.hold_lock, "ada@example.com")
     dying.die()
-    assert other.run(hosts.get_token, "ada@example.com", 1.0) is None
-    token = None
+    token = other.run(hosts.get_token, "ada@example.com", 1.0)
+    assert token is None or time.monotonic() - started >= LIFE
     while token is None and time.monotonic() - started < PATIENCE:
         token = other.run(hosts.get_token, "ada@example.com", 0.25)
         time.sleep(0.05)  # as a browser does between two questions
@@ -115,12 +115,12 @@ def test_a_host_that_dies_with_the_probe(new_hosts: NewHosts, token_server: Toke
     token_server.answer(429, headers={"Retry-After": "1"})
     dying.run(hosts.get_token, "ada@example.com", 5)
     token_server.mood("healthy")
-    until = time.monotonic() + 5
+    until = time.monotonic() + PATIENCE
     while not dying.run(hosts.allows_call) and time.monotonic() < until:
         pass
     probed = time.monotonic()
     dying.die()
-    assert not other.run(hosts.allows_call)
+    assert not other.run(hosts.allows_call) or time.monotonic() - probed >= LIFE
     while not (allowed := other.run(hosts.allows_call)) and time.monotonic() - probed < PATIENCE:
         time.sleep(0.05)  # nothing tells of a cache key that expires
     assert allowed

@@ -353,7 +353,11 @@ def test_a_late_call_of_long_ago_is_not_held_against_anybody(
 
 @pytest.mark.parametrize("status", [200, 503])
 def test_a_slow_receiver_is_not_held_against_hubspot(
-    impatient: TokenServer, caplog: pytest.LogCaptureFixture, heard_of_failures: list[object], status: int
+    hubspot: TokenServer,
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+    heard_of_failures: list[object],
+    status: int,
 ) -> None:
     """HubSpot answered in time; that the deadline passed afterwards is nobody's second failure."""
     deadline_passed = threading.Event()
@@ -361,7 +365,8 @@ def test_a_slow_receiver_is_not_held_against_hubspot(
     def slow(**_: object) -> None:
         deadline_passed.wait(LONG)
 
-    impatient.answer(status, {"token": "made"})
+    hubspot.answer(status, {"token": "made"})
+    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "TIMEOUT": 2.0}
     config = get_config()
     for signal in (token_created, token_failed):
         signal.connect(slow)

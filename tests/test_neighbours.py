@@ -21,7 +21,7 @@ def test_beside_hijack_impersonate_loginas_su_and_allauth() -> None:
         cwd=HERE.parent,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from support import hosts
 from support.caches import CacheBackend
+from support.clocks import once_in_time
 from support.hosts import Host, settings_of
-from support.server import Mood, TokenServer
+from support.server import Mood, TokenServer, TokenServerProcess
 
 PROCESSES, THREADS, SLOTS = 2, 4, 2
 
 
-@pytest.fixture
-def pair(cache_backend: CacheBackend, token_server: TokenServer) -> Iterator[list[Host]]:
+@contextmanager
+def pair(cache_backend: CacheBackend, server: TokenServer) -> Iterator[list[Host]]:
     """Two processes of a site over one cache, for a Professional account."""
-    settings = settings_of(cache_backend, BASE_URL=token_server.url, RATE_LIMIT=17)
+    settings = settings_of(cache_backend, BASE_URL=server.url, RATE_LIMIT=17)
     with Host(settings) as one, Host(settings) as other:
         for future in [host.start(hosts.ready) for host in (one, other)]:
             assert future.result(60)
@@ -25,34 +27,48 @@ def pair(cache_backend: CacheBackend, token_server: TokenServer) -> Iterator[lis
 
 @pytest.mark.parametrize("cache_backend", ["redis"], indirect=True)
 @pytest.mark.parametrize(("mood", "status"), [("answer", 503), ("hang", None)])
-def test_an_outage_under_load(pair: list[Host], token_server: TokenServer, mood: Mood, status: int | None) -> None:
+def test_an_outage_under_load(
+    cache_backend: CacheBackend, token_server: TokenServer, mood: Mood, status: int | None
+) -> None:
     """Twenty seconds, two processes of four threads: five calls open the breaker, those under way then may end, and
     each cool-down has one probe. All times but the pages' are a fifth of the real ones, so that it takes four seconds.
     """
-    for host in pair:
-        for name, seconds in {
-            "breaker.FAILURE_WINDOW": 6.0,
-            "breaker.COOL_DOWN": 3.0,
-            "client.READ_TIMEOUT": 0.4,
-        }.items():
-            host.run(hosts.change, name, seconds)
     token_server.mood(mood, status=status)
-    visits = [host.start(hosts.visit, f"host{number}", THREADS, 4.0, 0.01) for number, host in enumerate(pair)]
-    views = sum(future.result(60)["views"] for future in visits)
+    with pair(cache_backend, token_server) as fleet:
+        for host in fleet:
+            for name, seconds in {
+                "breaker.FAILURE_WINDOW": 6.0,
+                "breaker.COOL_DOWN": 3.0,
+                "client.READ_TIMEOUT": 0.4,
+            }.items():
+                host.run(hosts.change, name, seconds)
+        visits = [host.start(hosts.visit, f"host{number}", THREADS, 4.0, 0.01) for number, host in enumerate(fleet)]
+        views = sum(future.result(60)["views"] for future in visits)
     probes = 1  # after 2.4 to 3.6 s; the next would come 4.8 s later
     assert 1 <= token_server.calls <= 5 + PROCESSES * SLOTS + probes
-    assert views > 50 * token_server.calls
+    assert views > 20 * token_server.calls  # had each page waited for its call, there were fewer than ten
 
 
 @pytest.mark.parametrize("cache_backend", ["redis"], indirect=True)
-def test_a_thousand_log_ins_in_fifteen_seconds(pair: list[Host], token_server: TokenServer) -> None:
+def test_a_thousand_log_ins_in_fifteen_seconds(
+    cache_backend: CacheBackend, token_server_process: TokenServerProcess
+) -> None:
     """HubSpot takes 190 calls in any ten seconds and is never asked for more; and nearly all it takes are used."""
-    token_server.mood("rate_limit", calls=190, seconds=10)
-    log_ins = [
-        host.start(hosts.log_in, f"host{number}", 500, 15.0, (0.4, 1.0, 2.0)) for number, host in enumerate(pair)
-    ]
-    identified = sum(future.result(90) for future in log_ins)
-    calls = token_server.calls
-    assert len(token_server.emails_by_token()) == calls  # each of them got a token, none a 429
-    assert calls >= 0.7 * 17 * 15
-    assert identified >= 0.5 * calls  # the others' tokens are there for their next page
+
+    def attempt() -> None:
+        server = token_server_process.open()
+        server.mood("rate_limit", calls=190, seconds=10)
+        with pair(cache_backend, server) as fleet:
+            log_ins = [
+                host.start(hosts.log_in, f"host{number}", 500, 15.0, (0.4, 1.0, 2.0))
+                for number, host in enumerate(fleet)
+            ]
+            identified = sum(future.result(90) for future in log_ins)
+        calls = server.calls
+        tokens = len(server.emails_by_token())
+        server.close()
+        assert tokens == calls  # each of them got a token, none a 429
+        assert calls >= 0.7 * 17 * 15
+        assert identified >= 0.5 * calls  # the others' tokens are there for their next page
+
+    once_in_time(attempt)  # calls that are held up on their way meet later ones

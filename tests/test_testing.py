@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -65,8 +66,8 @@ def test_a_second_look_comes_from_the_cache(settings: Settings, browser: Client)
 def test_wrong_settings_are_told_as_ever(settings: Settings, values: object, complaint: str) -> None:
     """What the fake adds to the settings does not come between a mistake in them and its explanation."""
     settings.HUBSPOT_IDENTIFY = values
-    with pytest.raises(exceptions.ConfigurationError, match=complaint), fake_hubspot():
-        pass
+    with ExitStack() as stack, pytest.raises(exceptions.ConfigurationError, match=complaint):
+        stack.enter_context(fake_hubspot())
 
 
 def test_nobody_is_identified(client: Client) -> None:
@@ -161,6 +162,8 @@ def test_no_thread_outlives_the_block() -> None:
         hubspot.hold()
         assert services.get_token(ADA) is None
         inside = get_workers()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)  # the last of its own ways out
     assert set(threading.enumerate()) <= before
     assert get_workers() is not inside
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, FrameLocator, Page, expect
-from support.browser import running_chromium
+from support.browser import TIMEOUT, running_chromium
 
 from hubspot_identify.sandbox.state import TOKEN_LIFETIME, Sandbox
 
@@ -104,7 +104,7 @@ class Visit:
 @pytest.fixture
 def visit(chromium: Browser, origin: str, sandbox: Sandbox) -> Iterator[Visit]:
     with chromium.new_context() as context:
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(TIMEOUT)
         yield Visit(context.new_page(), origin, sandbox)
 
 
@@ -279,24 +279,24 @@ RESETS: dict[str, str] = {
 @pytest.mark.parametrize("reset", RESETS.values(), ids=RESETS)
 def test_a_reset_while_pending_brings_the_old_visitor(timeless: Visit, reset: str) -> None:
     """It cancels nothing: the chat that appears is the former visitor's, whoever is there now."""
-    timeless.open(timeless.identity("ada@example.com"), query="delay=3000")
+    timeless.open(timeless.identity("ada@example.com"), query="delay=60000")
     timeless.wait_for("call answered")
     assert timeless.status == {"loaded": False, "pending": True}
     timeless.assign(timeless.identity("grace@example.com"))
     timeless.run(reset)
     timeless.wait_for("call answered", 2)
-    timeless.page.clock.run_for(3000)
+    timeless.page.clock.run_for(60_000)
     timeless.event("widgetLoaded", 2)
     timeless.expect_visitor("ada@example.com")
 
 
 def test_a_remove_while_pending_cancels_nothing(timeless: Visit) -> None:
     """The chat appears all the same."""
-    timeless.open(query="delay=3000")
+    timeless.open(query="delay=60000")
     timeless.wait_for("call answered")
     timeless.run("HubSpotConversations.widget.remove()")
     assert timeless.status["pending"] is False
-    timeless.page.clock.run_for(3000)
+    timeless.page.clock.run_for(60_000)
     timeless.expect_visitor("unknown")
 
 

@@ -19,6 +19,8 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import include, path
 from django.utils.decorators import sync_and_async_middleware
 
+from hubspot_identify import client, store
+
 
 @sync_and_async_middleware
 def user_of_header(get_response):  # type: ignore[no-untyped-def]  # takes and returns one kind or the other
@@ -63,6 +65,9 @@ settings.configure(
     **json.loads(os.environ["DEPLOYED_SETTINGS"]),
 )
 django.setup()
+
+# On a busy machine a healthy cache may take its second, and a healthy HubSpot its two.
+client.READ_TIMEOUT = store.SLOW = 30.0
 application = get_wsgi_application()
 asgi = get_asgi_application()
 

@@ -54,7 +54,7 @@ def serving(command: Callable[[int], list[str]], log: Path) -> Iterator[int]:
         finally:
             process.terminate()
             try:
-                process.wait(5)
+                process.wait(30)
             except subprocess.TimeoutExpired:  # pragma: no cover - none of them does
                 process.kill()
                 process.wait()
@@ -62,11 +62,12 @@ def serving(command: Callable[[int], list[str]], log: Path) -> Iterator[int]:
 
 
 def _listens(process: subprocess.Popen[bytes], port: int) -> bool:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
         with socket.socket() as sock:
             if sock.connect_ex(("127.0.0.1", port)) == 0:
-                return True
+                time.sleep(0.05)  # in which it would find that the port is somebody else's
+                return process.poll() is None
         time.sleep(0.01)  # the program has no event to offer
     return False
 

@@ -278,7 +278,7 @@ class Endpoint:
             await connection.send(b"4000\r\n" + b"a" * 0x4000 + b"\r\n")
 
     async def mood_bomb(
-        self, connection: Connection, request: Options, *, size: int = 64 * 1024 * 1024, **_: Any
+        self, connection: Connection, request: Options, *, size: int = 4 * 1024 * 1024, **_: Any
     ) -> bool:
         """A small body that becomes ``size`` bytes of valid JSON once decompressed."""
         squeeze = zlib.compressobj(6, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
