@@ -395,9 +395,8 @@ def test_everybody_is_released_in_time(
         assert get < 0.2 + SLACK
 
     once_in_time(attempt)
-    for job in [slot.job for slot in get_workers()._slots]:
-        if job:
-            time.sleep(max(0.0, job.deadline - time.monotonic()))
+    deadlines = [job.deadline for slot in get_workers()._slots if (job := slot.job)]
+    time.sleep(max([0.0, *(deadline - time.monotonic() for deadline in deadlines)]))
     quick = [get_workers().submit(f"quick{number}", lambda *_: None, LONG) for number in range(SLOTS)]
     assert [job.wait(LONG) for job in quick if job] == [None] * SLOTS
     if mood == "tls":
@@ -417,8 +416,10 @@ def test_ten_hanging_calls_leave_the_process_able_to_serve(
     hubspot.mood("healthy")
     change(settings, TIMEOUT=LONG)
     until = time.monotonic() + LONG
-    while (token := services.get_token(ADA, wait=LONG)) is None and time.monotonic() < until:
-        time.sleep(0.01)  # "not now" is an answer, and one asks again
+    token = None
+    while token is None and time.monotonic() < until:  # "not now" is an answer, and one asks again
+        time.sleep(0.01)
+        token = services.get_token(ADA, wait=LONG)
     assert token is not None
 
 

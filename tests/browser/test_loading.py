@@ -32,10 +32,7 @@ NO_HURRY = """{
 
 def wait_for(visit: Visit, held: list[Route]) -> Route:
     """The request that is held back there, once it has come that far."""
-    for _ in range(600):
-        if held:
-            break
-        visit.page.wait_for_timeout(50)
+    assert any(held or visit.page.wait_for_timeout(50) for _ in range(600))
     return held.pop()
 
 
