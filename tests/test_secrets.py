@@ -92,7 +92,9 @@ ENDINGS = {
     "broken off gzip": Ending(
         "answer", {"body": gzip.compress(ECHO_TEXT.encode())[:-9], "headers": {"Content-Encoding": "gzip"}}
     ),
-    "truncated": Ending("answer", {"body": ECHO_TEXT, "headers": {"Content-Length": "9000", "Connection": "close"}}),
+    "truncated": Ending(
+        "answer", {"body": ECHO_TEXT, "headers": {"Content-Length": "9000", "Connection": "close"}}, answers=False
+    ),
     "headers that are none": Ending(
         "answer", {"status": 400, "body": ECHO, "headers": {f"{KEY} {EMAIL}\r\n{TOKEN} Bearer {KEY}\r\nX-Other": "1"}}
     ),
