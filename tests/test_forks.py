@@ -20,7 +20,8 @@ START = """
     settings.configure(
         SECRET_KEY="only-for-tests",
         INSTALLED_APPS=["hubspot_identify"],
-        HUBSPOT_IDENTIFY={"API_KEY": "key", "BASE_URL": sys.argv[1], "EMAIL_VERIFIED": True, "RATE_LIMIT": 1000},
+        HUBSPOT_IDENTIFY={"API_KEY": "key", "BASE_URL": sys.argv[1], "EMAIL_VERIFIED": True, "RATE_LIMIT": 1000,
+                          "TIMEOUT": 30},
     )
     django.setup()
     from hubspot_identify import background, breaker, services, store
