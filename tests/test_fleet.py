@@ -17,7 +17,7 @@ from support.server import TokenServer
 NewHosts = Callable[..., list[Host]]
 
 LIFE = 4.0  # seconds, of a lock or a probe
-PATIENCE = 30.0  # what a busy machine may need beside
+PATIENCE = 15.0  # with what a busy machine needs beside
 
 
 @pytest.fixture
