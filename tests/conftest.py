@@ -42,6 +42,12 @@ def stay_on_this_machine() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def patience_with_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a healthy cache may take its second. Those who test what is too slow put it back."""
+    monkeypatch.setattr(store, "SLOW", 30.0)
+
+
+@pytest.fixture(autouse=True)
 def fresh_process_state() -> Iterator[None]:
     """Nothing that the app keeps in the process, nothing cached and no thread passes from one test to another."""
     yield
@@ -75,7 +81,6 @@ def token_server(token_server_process: TokenServerProcess) -> Iterator[TokenServ
 def hubspot(token_server: TokenServer, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> TokenServer:
     """The token server, and the app set up to call it. On a busy machine a healthy answer may take its two seconds."""
     monkeypatch.setattr(client, "READ_TIMEOUT", 30.0)
-    monkeypatch.setattr(store, "SLOW", 30.0)
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "BASE_URL": token_server.url}
     return token_server
 
@@ -101,9 +106,8 @@ def memcached_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
 
 
 @pytest.fixture
-def troubled(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[TroubledCache]]:
+def troubled(settings: Settings) -> Iterator[type[TroubledCache]]:
     """The default cache, empty, watched, and failing as the test wants it."""
-    monkeypatch.setattr(store, "SLOW", 30.0)
     settings.CACHES = {"default": {"BACKEND": "support.trouble.TroubledCache", "LOCATION": uuid.uuid4().hex}}
     TroubledCache.heal()
     yield TroubledCache
@@ -111,14 +115,11 @@ def troubled(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[ty
 
 
 @pytest.fixture(params=BACKENDS)
-def cache_backend(
-    request: pytest.FixtureRequest, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[CacheBackend]:
-    """The default cache on each back end in turn, empty and with room for everybody, and given time.
+def cache_backend(request: pytest.FixtureRequest, settings: Settings, tmp_path: Path) -> Iterator[CacheBackend]:
+    """The default cache on each back end in turn, empty and with room for everybody.
 
     For some of them: ``@pytest.mark.parametrize("cache_backend", SHARED_BACKENDS, indirect=True)``.
     """
-    monkeypatch.setattr(store, "SLOW", 30.0)
     name: str = request.param
     own = {"KEY_PREFIX": uuid.uuid4().hex}
     many = {"OPTIONS": {"MAX_ENTRIES": 100_000}}

@@ -121,11 +121,15 @@ def scheme(request: pytest.FixtureRequest) -> str:
     return chosen
 
 
+def wait_on_the_wire(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in ("CONNECT_TIMEOUT", "READ_TIMEOUT"):
+        monkeypatch.setattr(client_module, limit, seconds)
+
+
 @pytest.fixture
 def hubspot(token_server: TokenServer, settings: Settings, scheme: str, monkeypatch: pytest.MonkeyPatch) -> TokenServer:
     """A server of any mood behind the live settings."""
-    for limit in ("CONNECT_TIMEOUT", "READ_TIMEOUT"):
-        monkeypatch.setattr(client_module, limit, PATIENCE)
+    wait_on_the_wire(PATIENCE, monkeypatch)
     settings.HUBSPOT_IDENTIFY = {
         "API_KEY": KEY,
         "BASE_URL": token_server.url,
@@ -204,8 +208,7 @@ def test_no_ending_of_a_call_tells_a_secret(
     """Errors with all that hangs on them, their reports by Django, all logs, cache keys and signals: clean."""
     ending = ENDINGS[name]
     if not ending.answers:
-        for limit in ("CONNECT_TIMEOUT", "READ_TIMEOUT"):
-            monkeypatch.setattr(client_module, limit, 0.7)
+        wait_on_the_wire(0.7, monkeypatch)
     if ending.https:
         settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "BASE_URL": hubspot.https_url}
     hubspot.mood(ending.mood, **ending.options)

@@ -38,11 +38,8 @@ def examine(account: str, visitor: Visitor, progress: Progress) -> Iterator[Find
     """
     try:
         config = get_config(account)
-    except UnknownAccountError as error:
-        yield Finding("account", ERROR, str(error))
-        return
     except ConfigurationError as error:
-        yield Finding("settings", ERROR, str(error))
+        yield Finding("account" if isinstance(error, UnknownAccountError) else "settings", ERROR, str(error))
         return
     if config.enabled is False:
         yield Finding("settings", NOTE, _("ENABLED is False: there is no chat, and nothing to examine."))

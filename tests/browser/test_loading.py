@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,10 +31,16 @@ NO_HURRY = """{
 }"""
 
 
-def wait_for(visit: Visit, held: list[Route]) -> Route:
-    """The request that is held back there, once it has come that far."""
-    assert any(held or visit.page.wait_for_timeout(50) for _ in range(600))
-    return held.pop()
+def hold(visit: Visit, address: str) -> Callable[[], Route]:
+    """Hold a request back. What is returned gives it, once it has come that far."""
+    held: list[Route] = []
+    visit.page.route(address, lambda route: held.append(route))
+
+    def take() -> Route:
+        assert any(held or visit.page.wait_for_timeout(50) for _ in range(600))
+        return held.pop()
+
+    return take
 
 
 def hubspot(site: Site) -> list[str]:
@@ -128,11 +135,10 @@ def test_a_button_in_the_head_waits_for_the_body(visit: Visit, site: Site) -> No
     tag = '{% hubspot_identify account="embedded-interaction" %}'
     site.page("/", f"<head>{tag}<script src=/slow/></script></head><body>{EMBED}</body>")
     injected = "document.querySelector('script[src*=launcher]') && new Promise(done => setTimeout(done, 300))"
-    slow: list[Route] = []
-    visit.page.route("**/slow/", lambda route: slow.append(route))
+    slow = hold(visit, "**/slow/")
     visit.page.goto(site.url("/"), wait_until="commit")
     visit.page.wait_for_function(injected, polling=50)  # nothing is drawn yet
-    wait_for(visit, slow).fulfill(body="")
+    slow().fulfill(body="")
     button(visit).click()
     expect(visit.chat.locator("#panel")).to_be_visible()
 
@@ -140,12 +146,11 @@ def test_a_button_in_the_head_waits_for_the_body(visit: Visit, site: Site) -> No
 def test_a_press_that_the_chat_comes_over_is_a_click(visit: Visit, site: Site) -> None:
     """Going near has brought the chat, which is over the button by the time that it is released."""
     site.page("/", INTERACTION)
-    loader: list[Route] = []
-    visit.page.route("**/sandbox/loader/**", lambda route: loader.append(route))
+    loader = hold(visit, "**/sandbox/loader/**")
     visit.log_in("ada")
     button(visit).hover()
     visit.page.mouse.down()
-    wait_for(visit, loader).continue_()
+    loader().continue_()
     visit.wait_heard("ready")
     expect(button(visit)).to_have_count(0)
     visit.page.mouse.up()
@@ -155,13 +160,12 @@ def test_a_press_that_the_chat_comes_over_is_a_click(visit: Visit, site: Site) -
 def test_a_click_opens_the_chat_and_says_that_it_is_loading(visit: Visit, site: Site) -> None:
     """Until the chat is there the button says so, also to those who can't see it."""
     site.page("/", INTERACTION)
-    loader: list[Route] = []
-    visit.page.route("**/sandbox/loader/**", lambda route: loader.append(route))
+    loader = hold(visit, "**/sandbox/loader/**")
     visit.log_in("ada")
     button(visit).click()
     expect(button(visit)).to_have_text("The chat is loading…")
     expect(visit.page.get_by_role("status")).to_have_text("The chat is loading…")
-    wait_for(visit, loader).continue_()
+    loader().continue_()
     expect(visit.chat.locator("#panel")).to_be_visible()
     expect(button(visit)).to_have_count(0)
     assert len(visit.happened("load")) == 1
@@ -221,8 +225,7 @@ def test_axe_finds_nothing_to_complain_of(visit: Visit, site: Site, scheme: str)
         f'<script src="{axe}"></script><script>document.documentElement.lang = "en"</script>'
         f"<main><h1>A page</h1></main>{INTERACTION}",
     )
-    loader: list[Route] = []
-    visit.page.route("**/sandbox/loader/**", lambda route: loader.append(route))
+    loader = hold(visit, "**/sandbox/loader/**")
     visit.page.add_init_script(NO_HURRY)
     visit.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
     visit.go()
@@ -239,7 +242,7 @@ def test_axe_finds_nothing_to_complain_of(visit: Visit, site: Site, scheme: str)
     assert complaints() == []
     button(visit).click()
     assert complaints() == []
-    wait_for(visit, loader).abort()
+    loader().abort()
     expect(visit.page.get_by_role("status")).to_have_text("The chat is not available right now.")
     expect(visit.page.get_by_role("status")).to_be_focused()
     assert complaints() == []
