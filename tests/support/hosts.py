@@ -33,8 +33,13 @@ def _set_up(settings: dict[str, Any]) -> None:
 
     django_settings.configure(SECRET_KEY="only-for-tests", INSTALLED_APPS=["hubspot_identify"], **settings)
     django.setup()
-    import hubspot_identify.client  # noqa: F401 - so that no first call has to
+    from django.core.cache import caches
+
+    import hubspot_identify.client  # so that no first call has to
+    import hubspot_identify.services  # noqa: F401 - nor a first page
     from hubspot_identify import store
+
+    caches["default"].get("anything")  # which loads the back end and its library
 
     store.SLOW = 30.0  # on a busy machine a healthy cache may take its second
 
