@@ -1,11 +1,11 @@
-"""The bounded workers that call HubSpot, so that no request ever does.
+"""The bounded workers that call HubSpot, so that no request thread ever does.
 
-Two slots a process, no queue: without a free slot the answer is "not now". A job has until its deadline; then its
-slot is free again, and its thread is left to its fate together with its connection. (Timeouts of HTTP libraries can be
-held open by dripping bytes; only a deadline enforced from outside the call holds.)
+Each process has two worker slots and no queue: if none is free, ``submit()`` returns ``None``. At a job's deadline its
+slot is released and its thread is abandoned. A late response is still used. A few seconds later the call is aborted:
+no timeout of an HTTP library ends a response that arrives byte by byte, or an endless stream of ``100 Continue``.
 
-The threads are daemons of our own, one a job: a ``ThreadPoolExecutor`` would hold up the interpreter's exit, and lose
-its threads to hung calls.
+Each job has a daemon thread. A ``ThreadPoolExecutor`` would delay the exit of the interpreter, and lose its threads to
+calls that never end.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from django.core.cache import caches
@@ -35,9 +36,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SLOTS = 2
-MOST_STUCK = 8  # threads that may outlive their deadline; beyond that, they are cut off, and "not now"
+MAX_ABANDONED_THREADS = 8  # beyond that, no job is started
+ABORT_AFTER = 3.0  # seconds from a job's deadline until its call is aborted
 
-#: What a job does, on its thread: given the job and a client of its own, make a token, or say that there is none.
+#: What a job does on its thread, given the job and a client of its own: return a token, or ``None``.
 Task = Callable[["Job", "TokenClient"], VisitorToken | None]
 
 
@@ -49,7 +51,6 @@ class Job:
         deadline: on the monotonic clock.
         started: whether its thread ever ran.
         overdue: whether the deadline passed and the slot was given away.
-        client: what the call goes through, once there is one.
     """
 
     def __init__(self, key: str, task: Task, seconds: float, on_overdue: Callable[[], None] | None) -> None:
@@ -59,7 +60,6 @@ class Job:
         self.on_overdue = on_overdue
         self.started = False
         self.overdue = False
-        self.client: TokenClient | None = None
         self._future: Future[VisitorToken | None] = Future()
         self._future.set_running_or_notify_cancel()
 
@@ -101,23 +101,14 @@ class Job:
         return TransportError("HubSpot did not answer in time.")
 
 
-class Slot:
-    """A place for one job at a time, with a client that lives on to the next."""
-
-    def __init__(self) -> None:
-        self.job: Job | None = None
-        self.client: TokenClient | None = None
-
-
 class Workers:
-    """The slots of this process, and the jobs in them."""
+    """The jobs of this process: those that hold a slot, and those that are abandoned."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._slots = [Slot() for _ in range(SLOTS)]
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[str, Job] = {}  # each holds a slot
+        self._abandoned: set[Job] = set()
         self._threads: set[threading.Thread] = set()
-        self._stuck: set[Job] = set()
         self._after_overdue: list[Callable[[], None]] = []
 
     def submit(self, key: str, task: Task, seconds: float, on_overdue: Callable[[], None] | None = None) -> Job | None:
@@ -137,23 +128,27 @@ class Workers:
             job = self._jobs.get(key)
             if job is not None:
                 return job
-            slot = next((slot for slot in self._slots if slot.job is None), None)
-            if slot is None:
+            if len(self._jobs) >= SLOTS:
                 return None
-            if len(self._stuck) >= MOST_STUCK:
-                self._cut_stuck()
+            if len(self._abandoned) >= MAX_ABANDONED_THREADS:
+                log_seldom(
+                    logger,
+                    logging.WARNING,
+                    "No call to HubSpot is started: %d threads hang.",
+                    len(self._abandoned),
+                    reason="",
+                )
                 return None
-            job = slot.job = self._jobs[key] = Job(key, task, seconds, on_overdue)
-            job.client = slot.client
+            job = self._jobs[key] = Job(key, task, seconds, on_overdue)
             chores, self._after_overdue = self._after_overdue, []
-            thread = threading.Thread(target=self._run, args=(slot, job, chores), name="hubspot-identify", daemon=True)
+            thread = threading.Thread(target=self._run, args=(job, chores), name="hubspot-identify", daemon=True)
             self._threads.add(thread)
         try:
             thread.start()
         except RuntimeError:  # no more threads, or the interpreter is shutting down
             with self._lock:
                 self._threads.discard(thread)
-                self._free(slot, job)
+                self._jobs.pop(key, None)
                 self._after_overdue = chores + self._after_overdue
             job.finish(None)
             log_seldom(logger, logging.ERROR, "No thread can be started to make identification tokens.", reason="")
@@ -173,14 +168,9 @@ class Workers:
 
     def _give_up_overdue(self) -> None:
         now = time.monotonic()
-        for slot in self._slots:
-            job = slot.job
-            if job is None or now < job.deadline:
-                continue
+        for job in [job for job in self._jobs.values() if now >= job.deadline]:
             job.overdue = True
-            self._stuck.add(job)
-            slot.client = None
-            self._free(slot, job)
+            self._abandoned.add(self._jobs.pop(job.key))
             if job.on_overdue is not None:
                 self._after_overdue.append(job.on_overdue)
             if not job.started:
@@ -194,48 +184,42 @@ class Workers:
                     every=float("inf"),
                 )
 
-    def _free(self, slot: Slot, job: Job) -> None:
-        slot.job = None
-        self._jobs.pop(job.key, None)
-
-    def _cut_stuck(self) -> None:
-        """Break off the calls that hang: they have had their chance to land late, and their threads are needed."""
-        log_seldom(
-            logger,
-            logging.WARNING,
-            "%d calls of HubSpot hang far beyond TIMEOUT; they are broken off.",
-            len(self._stuck),
-            reason="",
-        )
-        for job in self._stuck:
-            if job.client is not None:
-                job.client.cut()
-
-    def _run(self, slot: Slot, job: Job, chores: list[Callable[[], None]]) -> None:
+    def _run(self, job: Job, chores: list[Callable[[], None]]) -> None:
         job.started = True
         token, error = None, None
         try:
             if not job.overdue:
-                client = job.client = job.client or _new_client()
-                for chore in chores:
-                    chore()
-                token = job.task(job, client)
+                client = _new_client()
+                with _aborted_at(job.deadline + ABORT_AFTER, client):
+                    for chore in chores:
+                        chore()
+                    token = job.task(job, client)
         except HubSpotIdentifyError as problem:
             error = problem
-        except (Exception, SystemExit) as problem:  # noqa: BLE001 - a mistake, and nobody waits here to be told
+        except (Exception, SystemExit) as problem:  # noqa: BLE001 - a mistake, and no caller waits for it here
             _log_mistake(problem)
         finally:
             _close_connections()
             with self._lock:
                 if job.overdue:
-                    self._stuck.discard(job)
-                    if job.client is not None:
-                        job.client.close()
+                    self._abandoned.discard(job)
                 else:
-                    slot.client = job.client
-                    self._free(slot, job)
+                    self._jobs.pop(job.key, None)
             job.finish(token, error)
             self._threads.discard(threading.current_thread())
+
+
+@contextmanager
+def _aborted_at(moment: float, client: TokenClient) -> Iterator[None]:
+    """Abort a client's call if the block has not ended at that moment of the monotonic clock."""
+    timer = threading.Timer(moment - time.monotonic(), client.abort)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 #: Held while something is imported here, and while the process forks: a module's own lock that a thread holds at a

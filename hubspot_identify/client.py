@@ -1,7 +1,7 @@
 """One call of HubSpot's token API.
 
-Knows the network; knows nothing of Django's requests, users or cache. ``requests`` is imported here, so this module is
-imported by the first call and not with the app.
+This module has no knowledge of Django's requests, users or cache. It imports ``requests``, so it is imported by the
+first call and not with the app.
 
 https://developers.hubspot.com/docs/api-reference/conversations-visitor-identification-v3/guide
 """
@@ -19,8 +19,8 @@ import urllib3
 
 from .answers import MAX_BODY, Answer, read_token
 from .conf import Config
-from .exceptions import CredentialError, TransportError
-from .session import calling, cut, new_session
+from .exceptions import AuthenticationError, CredentialError, TransportError
+from .transport import CallSockets, calling, new_session
 from .validation import api_key_problem, is_loopback
 from .visitors import Visitor
 
@@ -29,71 +29,65 @@ READ_TIMEOUT = 2.0  # seconds, between two bytes; the time for the whole call is
 
 
 class TokenClient:
-    """Calls the token API over one kept connection. For one thread at a time; must not cross a ``fork()``."""
+    """One call of the token API. Its method blocks; :meth:`abort` ends it from another thread."""
 
     def __init__(self) -> None:
-        self._session: requests.Session | None = None
-        self._kept = False  # whether the last call left its connection open for the next
+        self._sockets = CallSockets()
 
     def create_token(self, visitor: Visitor, config: Config) -> str:
-        """Let HubSpot make an identification token, valid for 12 hours from the moment before the call.
+        """Request an identification token, which is valid for 12 hours from the moment before the call.
+
+        If HubSpot rejects the key and ``API_KEY`` is a callable, the callable is called again, and a different key is
+        tried once: an OAuth token may expire between its fetch and its use.
 
         Args:
             visitor: whom the token is for.
-            config: the account to ask.
+            config: the account to use.
 
         Raises:
             CredentialError: the callable in ``API_KEY`` failed.
-            TransportError: no answer, or one that broke off.
-            APIError: HubSpot refused.
-            UnexpectedResponseError: an answer that is no token.
+            TransportError: no usable response.
+            APIError: HubSpot rejected the request.
+            UnexpectedResponseError: a response that is not a token.
         """
         key = fetch_key(config)
-        reused = self._kept
+        try:
+            return self._request_token(visitor, config, key)
+        except AuthenticationError as error:
+            rejection = error.with_traceback(None)  # its frames hold the key
+        if callable(config.api_key):
+            new_key = fetch_key(config)
+            if new_key != key:
+                return self._request_token(visitor, config, new_key)
+        raise rejection
+
+    def abort(self) -> None:
+        """End the call that another thread is waiting for. From then on, this client opens no connection."""
+        self._sockets.abort()
+
+    def _request_token(self, visitor: Visitor, config: Config, key: str) -> str:
         answer = self._post(visitor, config, key)
-        if answer is None and reused:
-            # The server had closed the idle connection. Nothing was answered, and asking twice does no harm.
-            answer = self._post(visitor, config, key)
-        if answer is None:
-            answer = TransportError("HubSpot closed the connection without an answer.")
         if isinstance(answer, TransportError):
-            self.close()
             raise answer
         return read_token(answer, secrets=(key, visitor.email))
 
-    def close(self) -> None:
-        """Close the kept connection, if there is one."""
-        if self._session is not None:
-            self._session.close()
-            self._session = None
-            self._kept = False
+    def _post(self, visitor: Visitor, config: Config, key: str) -> Answer | TransportError:
+        """Send the request and read the response, on a connection of its own.
 
-    def cut(self) -> None:
-        """Break off the call that another thread is waiting in, if its connection is open already."""
-        session = self._session
-        if session is not None:
-            cut(session)
-
-    def _post(self, visitor: Visitor, config: Config, key: str) -> Answer | TransportError | None:
-        """Send and read; ``None`` means that the connection was reset before an answer. Returns what went wrong instead
-        of raising it, so that no library's exception is chained: theirs quote addresses and headers, with the key.
+        A failure is returned, not raised, so that the exception of no library is chained: they quote URLs and headers,
+        which contain the key.
         """
-        if self._session is None:
-            self._session = new_session()
-        session = self._session
-        self._kept = False
         calling.now = True
         try:
-            request = session.prepare_request(_token_request(visitor, config, key))
-            environment = session.merge_environment_settings(request.url, {}, True, None, None)
-            if is_loopback(urlsplit(config.base_url).hostname or ""):
-                environment["proxies"] = {}
-            with session.send(
-                request, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT), allow_redirects=False, **environment
-            ) as response:
-                answer = Answer(response.status_code, response.headers, *_read_body(response))
-                self._kept = answer.complete and response.headers.get("Connection", "").lower() != "close"
-                return answer
+            with new_session(self._sockets) as session:
+                request = session.prepare_request(_token_request(visitor, config, key))
+                environment = session.merge_environment_settings(request.url, {}, True, None, None)
+                if is_loopback(urlsplit(config.base_url).hostname or ""):
+                    environment["proxies"] = {}
+                with session.send(
+                    request, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT), allow_redirects=False, **environment
+                ) as response:
+                    return Answer(response.status_code, response.headers, *_read_body(response))
         except requests.exceptions.SSLError:
             return TransportError(
                 "The TLS connection to HubSpot failed: its certificate can't be trusted, or the handshake broke off."
@@ -104,8 +98,7 @@ class TokenClient:
             return TransportError(f"HubSpot did not answer within {READ_TIMEOUT} s.")
         except requests.exceptions.ConnectionError as error:
             if _is_reset(error):
-                self.close()
-                return None
+                return TransportError("HubSpot closed the connection without a response.")
             return TransportError("HubSpot could not be reached.")
         except (
             requests.exceptions.RequestException,
@@ -116,6 +109,7 @@ class TokenClient:
             return TransportError(f"The call to HubSpot failed ({type(error).__name__}).")
         finally:
             calling.now = False
+            self._sockets.close()
 
 
 def fetch_key(config: Config) -> str:

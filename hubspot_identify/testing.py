@@ -52,8 +52,8 @@ from .exceptions import (
     UnexpectedResponseError,
 )
 from .logs import forget_said
-from .session import new_session
 from .store import forget_stores
+from .transport import CallSockets, new_session
 from .validation import VALIDATORS, settings_dict
 from .visitors import Visitor
 
@@ -248,8 +248,8 @@ class _Adapter(BaseAdapter):
 
 @contextmanager
 def _instead_of_network(answer: Answer, caches: _PrivateCaches) -> Iterator[None]:
-    def session_without_network() -> requests.Session:
-        session = new_session()
+    def session_without_network(sockets: CallSockets) -> requests.Session:
+        session = new_session(sockets)
         for scheme in ("https://", "http://"):
             session.mount(scheme, _Adapter(answer))
         return session

@@ -16,6 +16,7 @@ from django.core.management import call_command
 from django.db import connections
 from pytest_django import DjangoDbBlocker, Settings
 from support.caches import BACKENDS, CLASSES, DATABASE_ALIAS, CacheBackend
+from support.certificates import Certificate, new_certificate
 from support.network import loopback_only
 from support.programs import require, serving
 from support.server import TokenServer, TokenServerProcess
@@ -83,6 +84,12 @@ def hubspot(token_server: TokenServer, settings: Settings, monkeypatch: pytest.M
     monkeypatch.setattr(client, "READ_TIMEOUT", 30.0)
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "BASE_URL": token_server.url}
     return token_server
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """A certificate for the servers of the tests."""
+    return new_certificate(tmp_path_factory.mktemp("certificate"))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The bounded workers: slots, deadlines, and threads that are left to their fate."""
+"""The bounded workers: slots, deadlines, and abandoned threads."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from django.core.cache import caches
 from django.db import connections
 from support.clocks import SLACK, once_in_time
+from support.server import TokenServer
 
 from hubspot_identify import background
-from hubspot_identify.background import MOST_STUCK, SLOTS, Job, Workers, get_workers
+from hubspot_identify.background import MAX_ABANDONED_THREADS, SLOTS, Job, Workers, get_workers
 from hubspot_identify.client import TokenClient
+from hubspot_identify.conf import get_config
 from hubspot_identify.exceptions import TransportError
 from hubspot_identify.tokens import VisitorToken
 from hubspot_identify.visitors import Visitor
@@ -66,9 +68,8 @@ def submit(workers: Workers, key: str, task: Any = quick, seconds: float = LONG,
 
 def pass_deadlines(workers: Workers) -> None:
     """Let the time of all jobs be over, without waiting for it."""
-    for slot in workers._slots:
-        if slot.job is not None:
-            slot.job.deadline = time.monotonic()
+    for job in workers._jobs.values():
+        job.deadline = time.monotonic()
 
 
 # Slots
@@ -112,8 +113,8 @@ def test_without_a_free_slot_the_answer_is_not_now(workers: Workers, gate: Gate)
     assert workers.submit("one more", quick, LONG) is not None
 
 
-def test_a_client_lives_on_from_job_to_job(workers: Workers) -> None:
-    """So its connection is kept; two jobs at a time have two of them."""
+def test_each_job_has_a_client_of_its_own(workers: Workers) -> None:
+    """No connection is passed from one visitor's call to the next."""
     clients: list[TokenClient] = []
 
     def task(job: Job, client: TokenClient) -> None:
@@ -122,7 +123,7 @@ def test_a_client_lives_on_from_job_to_job(workers: Workers) -> None:
     for number in range(3):
         submit(workers, f"key{number}", task)
         assert workers.join(LONG)
-    assert len({id(client) for client in clients}) == 1
+    assert len({id(client) for client in clients}) == 3
 
 
 # Deadlines
@@ -152,20 +153,13 @@ def test_a_waiter_is_released_at_the_deadline(workers: Workers, gate: Gate) -> N
     once_in_time(attempt)
 
 
-def test_the_slot_is_free_at_the_deadline(workers: Workers, gate: Gate) -> None:
-    """The stuck threads are left to their fate together with their clients; new jobs have threads and clients of
-    their own."""
-    clients: list[TokenClient] = []
-
-    def task(job: Job, client: TokenClient) -> None:
-        clients.append(client)
-
-    stuck = [submit(workers, f"stuck{number}", gate) for number in range(SLOTS)]
-    assert workers.submit("key", task, LONG) is None
+def test_slot_is_free_at_the_deadline(workers: Workers, gate: Gate) -> None:
+    """The threads that hang are abandoned, and new jobs have threads of their own."""
+    hanging = [submit(workers, f"hanging{number}", gate) for number in range(SLOTS)]
+    assert workers.submit("key", quick, LONG) is None
     pass_deadlines(workers)
-    assert submit(workers, "key", task).wait(LONG) is None
-    assert all(job.overdue for job in stuck)
-    assert clients[0] not in [job.client for job in stuck]
+    assert submit(workers, "key", quick).wait(LONG) is TOKEN
+    assert all(job.overdue for job in hanging)
 
 
 def test_a_key_may_be_tried_again_after_its_deadline(workers: Workers, gate: Gate) -> None:
@@ -175,21 +169,14 @@ def test_a_key_may_be_tried_again_after_its_deadline(workers: Workers, gate: Gat
     assert submit(workers, "key", quick).wait(LONG) is TOKEN
 
 
-def test_a_late_end_is_no_harm(workers: Workers, gate: Gate) -> None:
-    """A thread that comes back neither frees another's slot nor takes its key away, and closes its connection."""
-    closed = threading.Event()
-
-    def late(job: Job, client: TokenClient) -> VisitorToken:
-        client.close = closed.set  # type: ignore[method-assign]
-        return gate(job, client)
-
-    first = submit(workers, "key", late)
+def test_late_end_takes_nothing_from_the_next_job(workers: Workers, gate: Gate) -> None:
+    """A thread that ends after its deadline neither frees another job's slot nor removes its key."""
+    first = submit(workers, "key", gate)
     assert gate.entered.wait(LONG)
     pass_deadlines(workers)
     other = Gate()
     second = submit(workers, "key", other)
     gate.opened.set()
-    assert closed.wait(LONG)
     assert first._future.result(LONG) is TOKEN
     assert workers.submit("key", quick, LONG) is second
     other.opened.set()
@@ -226,34 +213,36 @@ def test_a_job_on_time_is_never_overdue(workers: Workers) -> None:
     assert called == []
 
 
-def test_at_most_eight_threads_are_stuck(
-    workers: Workers, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Beyond that the answer is "not now", their connections are cut, and once they are gone there is room again."""
-    gates = {number: Gate() for number in range(MOST_STUCK)}
-
-    def cut(client: TokenClient) -> None:
-        client.gate.opened.set()  # type: ignore[attr-defined]
-
-    monkeypatch.setattr(TokenClient, "cut", cut)
-
-    def hang(number: int) -> Callable[[Job, TokenClient], VisitorToken]:
-        def task(job: Job, client: TokenClient) -> VisitorToken:
-            client.gate = gates[number]  # type: ignore[attr-defined]
-            return gates[number](job, client)
-
-        return task
-
-    for number in range(MOST_STUCK):
-        submit(workers, f"stuck{number}", hang(number))
-        assert gates[number].entered.wait(LONG)
+def test_at_most_eight_threads_are_abandoned(workers: Workers, gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
+    """Beyond that no job is started, and one log line says so, until some of the threads have ended."""
+    for number in range(MAX_ABANDONED_THREADS):
+        submit(workers, f"hanging{number}", gate)
         pass_deadlines(workers)
-    assert workers.submit("not now", quick, LONG) is None
+    assert [workers.submit("refused", quick, LONG) for _ in range(3)] == [None] * 3
+    gate.opened.set()
     assert workers.join(LONG)
-    assert submit(workers, "now", quick).wait(LONG) is TOKEN
-    assert [record.message for record in caplog.records] == [
-        "8 calls of HubSpot hang far beyond TIMEOUT; they are broken off."
-    ]
+    assert submit(workers, "key", quick).wait(LONG) is TOKEN
+    assert [(record.name, record.levelno) for record in caplog.records] == [(background.__name__, logging.WARNING)]
+
+
+def test_call_is_aborted_after_its_deadline(
+    workers: Workers, hubspot: TokenServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One call that hangs is enough, and no later job is needed: the thread ends by itself."""
+    monkeypatch.setattr(background, "ABORT_AFTER", 0.2)
+    hubspot.mood("continue")
+    submit(workers, "key", lambda job, client: client.create_token(ADA, get_config()), 0.2)
+    assert hubspot.wait_for_calls(1)
+    assert workers.join(LONG)
+
+
+def test_call_that_ends_in_time_is_not_aborted(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing remains that would act on it later, no thread either."""
+    before = set(threading.enumerate())
+    monkeypatch.setattr(TokenClient, "abort", lambda client: pytest.fail("aborted"))
+    assert submit(workers, "key", quick).wait(LONG) is TOKEN
+    assert workers.join(LONG)
+    assert set(threading.enumerate()) == before
 
 
 # Where threads fail
@@ -313,14 +302,14 @@ def test_threads_that_never_run_are_noticed_once(
 ) -> None:
     """As under uWSGI without --enable-threads: one ERROR says what to do, and in the end nothing is started."""
     monkeypatch.setattr(threading.Thread, "start", lambda thread: None)
-    for number in range(2 * MOST_STUCK):
+    for number in range(2 * MAX_ABANDONED_THREADS):
         workers.submit(f"key{number}", quick, LONG)
         pass_deadlines(workers)
     errors = [record.message for record in caplog.records if record.levelno == logging.ERROR]
     assert len(errors) == 1
     for hint in ("never ran", "--enable-threads", "PAGE_WAIT", "get_token(visitor, wait=…)"):
         assert hint in errors[0]
-    assert len(workers._threads) == MOST_STUCK
+    assert len(workers._threads) == MAX_ABANDONED_THREADS
     workers._threads.clear()  # they never ran, so nobody else would
 
 

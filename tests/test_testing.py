@@ -18,7 +18,6 @@ from support.server import TokenServer
 
 from hubspot_identify import exceptions, services, testing
 from hubspot_identify.background import Workers, get_workers
-from hubspot_identify.client import TokenClient
 from hubspot_identify.conf import get_config
 from hubspot_identify.testing import FAILURES, UnmockedCallError, fake_hubspot, no_hubspot
 from hubspot_identify.visitors import Visitor
@@ -143,16 +142,6 @@ def test_held_calls(browser: Client) -> None:
         hubspot.release()
         assert hubspot.identity_of(browser) is not None
     assert hubspot.calls == 1
-
-
-def test_there_is_no_connection_to_cut() -> None:
-    """What the app does about calls that hang for too long does not disturb the fake."""
-    client = TokenClient()
-    with fake_hubspot() as hubspot:
-        client.create_token(ADA, get_config())
-        client.cut()
-        client.create_token(ADA, get_config())
-    assert hubspot.identified == [ADA.email] * 2
 
 
 def test_no_thread_outlives_the_block() -> None:

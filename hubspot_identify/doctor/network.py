@@ -91,7 +91,7 @@ def ask_hubspot(visitor: Visitor, config: Config, progress: Progress) -> Iterato
             lambda seconds: progress(_("Asking HubSpot for a token"), seconds),
         )
     except TimeoutError:
-        client.cut()
+        client.abort()
         late = TransportError(f"HubSpot did not answer within {config.timeout:g} s.")
         yield _explained(late, config, time.perf_counter() - started)
         return
@@ -101,7 +101,6 @@ def ask_hubspot(visitor: Visitor, config: Config, progress: Progress) -> Iterato
         seconds = time.perf_counter() - started
         text = _("HubSpot made a token, on a thread behind the command.")
         yield Finding("token", OK, text, seconds=seconds, correlation_id=client.correlation_id)
-    client.close()
     yield from _look_at_clock(client.date)
 
 

@@ -31,6 +31,7 @@ Mood = Literal[
     "drip_headers",  # one byte every `interval` seconds, for ever
     "drip_body",
     "drip_to_close",  # the same, where the end of the connection is that of the body
+    "continue",  # 100 Continue, for ever
     "endless_body",
     "bomb",  # compressed: kilobytes on the wire, `size` bytes behind it
     "truncated",  # shorter than its Content-Length
@@ -38,7 +39,8 @@ Mood = Literal[
     "empty",
     "redirect",  # to `location`, else to another path of this server
     "reset",
-    "reset_reused",  # healthy on a new connection, RST on a kept one
+    "stray",  # healthy; call number `call` gets a stray response with `status` first (200: its own, doubled)
+    "tunnel",  # an HTTP proxy that connects every host to the port `target`
 ]
 
 
@@ -87,8 +89,9 @@ class TokenServerProcess:
         self._process.kill()
         self._process.communicate()
 
-    def open(self) -> TokenServer:
-        return TokenServer(self._control, _ask(self._control, "open"))
+    def open(self, certificate: Path | None = None) -> TokenServer:
+        """Open a server on a fresh port; with a PEM file of certificate and key, it speaks TLS."""
+        return TokenServer(self._control, _ask(self._control, "open", certificate=certificate and str(certificate)))
 
 
 def _ask(control: int, do: str, *, patience: float = 10.0, **arguments: Any) -> Any:
@@ -116,7 +119,7 @@ class TokenServer:
 
     @property
     def https_url(self) -> str:
-        """The same port for TLS, which it does not speak; for ``mood("hang")``."""
+        """The address for TLS. A server without a certificate does not speak it; for ``mood("hang")``."""
         return f"https://127.0.0.1:{self.port}"
 
     def mood(
@@ -132,6 +135,8 @@ class TokenServer:
         interval: float | None = None,
         location: str | None = None,
         size: int | None = None,
+        call: int | None = None,
+        target: int | None = None,
     ) -> None:
         """Answer like this from the next request on; those that wait already keep the mood they came in.
 
@@ -145,6 +150,8 @@ class TokenServer:
             "interval": interval,
             "location": location,
             "size": size,
+            "call": call,
+            "target": target,
         }
         options = {key: value for key, value in options.items() if value is not None}
         if name == "answer":

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import http
 import itertools
 import json
 import os
 import secrets
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -89,7 +91,11 @@ class Connection:
 class Endpoint:
     """One loopback port: its mood, its requests, its tokens."""
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: str | None = None) -> None:
+        self.tls: ssl.SSLContext | None = None
+        if certificate is not None:
+            self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self.tls.load_cert_chain(certificate)
         # Bound and never listening: the port stays ours, and refuses, while nobody else listens on it.
         self.reservation = self._bound(0)
         self.port: int = self.reservation.getsockname()[1]
@@ -118,7 +124,7 @@ class Endpoint:
 
     async def listen(self) -> None:
         self.server = await asyncio.start_server(
-            self.serve, sock=self._bound(self.port), limit=REQUEST_LIMIT, backlog=1024
+            self.serve, sock=self._bound(self.port), limit=REQUEST_LIMIT, backlog=1024, ssl=self.tls
         )
 
     def stop_listening(self) -> None:
@@ -271,6 +277,11 @@ class Endpoint:
             await asyncio.sleep(interval)
         return False
 
+    async def mood_continue(self, connection: Connection, request: Options, **_: Any) -> bool:
+        """An endless stream of interim responses, which HTTP libraries skip without end."""
+        while True:
+            await connection.send(head(100, {}))
+
     async def mood_endless_body(self, connection: Connection, request: Options, **_: Any) -> bool:
         headers = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
         await connection.send(head(200, headers) + b'b\r\n{"token": "\r\n')
@@ -311,11 +322,31 @@ class Endpoint:
         connection.reset()
         return False
 
-    async def mood_reset_reused(self, connection: Connection, request: Options, **_: Any) -> bool:
-        """Healthy on a new connection, reset on one that was used before."""
-        if connection.requests == 1:
-            return await self.mood_healthy(connection, request)
-        return await self.mood_reset(connection, request)
+    async def mood_stray(self, connection: Connection, request: Options, *, call: int, status: int, **_: Any) -> bool:
+        """Healthy, but one call gets a stray response before its own: any status, or 200 for its own response twice."""
+        if request is next(iter(self.requests[call - 1 :]), None):
+            if status == 200:
+                await self.mood_healthy(connection, request)
+            elif status < 200:
+                await connection.send(head(status, {"Link": "</style.css>; rel=preload"}))
+            else:
+                await self.answer(connection, status, {}, b"" if status == 204 else b'{"status": "error"}')
+        return await self.mood_healthy(connection, request)
+
+    async def mood_tunnel(self, connection: Connection, request: Options, *, target: int, **_: Any) -> bool:
+        """An HTTP proxy: answer CONNECT, then pass bytes to and from a port of this machine, whatever the host name."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", target)
+        await connection.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+
+        async def forward(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError):
+                while data := await source.read(65536):
+                    to.write(data)
+                    await to.drain()
+            to.close()
+
+        await asyncio.gather(forward(connection.reader, writer), forward(reader, connection.writer))
+        return False
 
     # What the control channel asks for.
 
@@ -376,7 +407,7 @@ class Control:
 
     async def run(self, do: str, port: int = 0, **arguments: Any) -> Any:
         if do == "open":
-            endpoint = Endpoint()
+            endpoint = Endpoint(**arguments)
             await endpoint.listen()
             self.endpoints[endpoint.port] = endpoint
             return endpoint.port
