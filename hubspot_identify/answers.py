@@ -21,6 +21,7 @@ from .exceptions import (
     InvalidRequestError,
     PermissionDeniedError,
     RateLimitError,
+    TransportError,
     UnavailableError,
     UnexpectedResponseError,
 )
@@ -54,6 +55,9 @@ def read_token(answer: Answer, *, secrets: Sequence[str]) -> str:
                 status=answer.status,
             )
         return token
+    if answer.status < 200:
+        # http.client skips only 100. The final response was on its way, and may belong to anyone by now.
+        raise TransportError(f"HubSpot sent an interim response ({answer.status}) in place of a final one.")
     if 400 <= answer.status < 600:
         raise error_of(answer.status, answer.headers, answer.body, secrets=secrets)
     kind = "a redirect, which is not followed" if 300 <= answer.status < 400 else "a status without meaning here"
@@ -91,11 +95,23 @@ _MEANINGS: Mapping[int, str] = {
     423: "the account is locked for a moment",
     429: "too many calls",
     477: "the account is being moved between data centres",
+    488: "the account is in another data centre: create a new key, or set BASE_URL to that data centre's host",
+}
+
+#: The categories with which HubSpot says that it rejects the site's key, whoever the visitor is.
+_KEY_REJECTED: Mapping[int, frozenset[str]] = {
+    401: frozenset({"INVALID_AUTHENTICATION", "EXPIRED_AUTHENTICATION"}),
+    403: frozenset({"MISSING_SCOPES"}),
 }
 
 
-def error_of(status: int, headers: Mapping[str, str], body: bytes, *, secrets: Sequence[str] = ()) -> APIError:
-    """The error that an answer of 400 and above means. No body makes it fail: every field is optional.
+def error_of(
+    status: int, headers: Mapping[str, str], body: bytes, *, secrets: Sequence[str] = ()
+) -> APIError | UnexpectedResponseError:
+    """Return the error for a response with a status of 400 or above. Every field of the body is optional.
+
+    A 401 or 403 without HubSpot's JSON comes from a proxy or firewall on the way. It may concern one visitor alone,
+    such as one with ``<script>`` in the name, and says nothing about the key.
 
     Args:
         status: the HTTP status.
@@ -106,6 +122,11 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes, *, secrets: S
     fields = _json_object(body)
     category = identifier(fields.get("category"), secrets) or identifier(fields.get("errorType"), secrets)
     correlation_id = identifier(fields.get("correlationId"), secrets)
+    if status in _KEY_REJECTED and not (category or correlation_id):
+        return UnexpectedResponseError(
+            f"A proxy or firewall between the site and HubSpot answered {status}: the response is not HubSpot's.",
+            status=status,
+        )
     text = f"HubSpot answered {status}: {_MEANINGS.get(status, 'it is in trouble' if status >= 500 else 'it refused')}"
     details = [f"category {category}"] * bool(category) + [f"correlation id {correlation_id}"] * bool(correlation_id)
     retry_after = parse_retry_after(headers.get("Retry-After"), now=time.time())
@@ -121,6 +142,7 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes, *, secrets: S
         links=_links(fields.get("links"), secrets),
         retry_after=retry_after,
         policy=identifier(fields.get("policyName"), secrets),
+        key_rejected=category in _KEY_REJECTED.get(status, ()) or (status == 488 and "correctHublet" in fields),
     )
 
 

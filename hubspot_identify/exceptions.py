@@ -34,11 +34,17 @@ class CredentialError(HubSpotIdentifyError):
 
 
 class TransportError(HubSpotIdentifyError):
-    """No usable answer: name resolution, connection, TLS, a reset, or no answer within ``TIMEOUT``."""
+    """No usable response: name resolution, connection, TLS, a reset, an interim status, or none within ``TIMEOUT``."""
 
 
 class UnexpectedResponseError(HubSpotIdentifyError):
-    """An answer that is not ``{"token": "<text>"}``: a redirect, HTML, nothing, too much, or a strange token."""
+    """A response that is not ``{"token": "<text>"}``: a redirect, HTML, an empty or too long body, an invalid token.
+
+    A 401 or 403 that is not HubSpot's own is unexpected as well: it comes from a proxy or firewall on the way.
+
+    Attributes:
+        status: the HTTP status.
+    """
 
     def __init__(self, text: str, *, status: int | None = None) -> None:
         super().__init__(text)
@@ -57,6 +63,8 @@ class APIError(HubSpotIdentifyError):
         links: addresses by name.
         retry_after: seconds to wait, where HubSpot said so.
         policy: the name of the rate limit that was hit, such as ``DAILY``.
+        key_rejected: whether HubSpot says that it rejects the site's key: invalid, expired, without the scope, or of
+            another data centre. No visitor can be identified until that is fixed.
     """
 
     def __init__(
@@ -71,6 +79,7 @@ class APIError(HubSpotIdentifyError):
         links: Mapping[str, str] | None = None,
         retry_after: float | None = None,
         policy: str = "",
+        key_rejected: bool = False,
     ) -> None:
         super().__init__(text)
         self.status = status
@@ -81,6 +90,7 @@ class APIError(HubSpotIdentifyError):
         self.links = links or {}
         self.retry_after = retry_after
         self.policy = policy
+        self.key_rejected = key_rejected
 
 
 class InvalidRequestError(APIError):

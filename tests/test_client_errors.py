@@ -26,12 +26,13 @@ from hubspot_identify.exceptions import (
     PermissionDeniedError,
     RateLimitError,
     UnavailableError,
+    UnexpectedResponseError,
 )
 from hubspot_identify.visitors import Visitor
 
 KEY = "pat-na1-1b2c3d4e"
 ADA = Visitor("ada@example.com")
-CONFIG = build_config({"API_KEY": KEY})
+CONFIG = build_config({"API_KEY": KEY, "EMAIL_VERIFIED": True})
 URL = "https://api.hubapi.com/conversations/v3/visitor-identification/tokens/create"
 ID = "0d1e2f3a-aaaa-bbbb-cccc-000000000001"
 
@@ -54,19 +55,29 @@ MEANINGS: dict[int, tuple[type[APIError], str]] = {
     423: (UnavailableError, "the account is locked for a moment"),
     429: (RateLimitError, "too many calls"),
     477: (UnavailableError, "the account is being moved between data centres"),
+    488: (
+        InvalidRequestError,
+        "the account is in another data centre: create a new key, or set BASE_URL to that data centre's host",
+    ),
     **dict.fromkeys((500, 502, 503, 504, 520, 521, 522, 523, 524, 525), (UnavailableError, "it is in trouble")),
 }
 
 
 def refusal(status: int, body: object = b"", **headers: str) -> APIError:
-    """The error that the client raises for an answer."""
+    """The error that the client raises for a response of HubSpot's."""
+    error = response_error(status, body, **headers)
+    assert isinstance(error, APIError)
+    return error
+
+
+def response_error(status: int, body: object = b"", **headers: str) -> HubSpotIdentifyError:
+    """The error that the client raises for any response."""
     raw = body if isinstance(body, (bytes, str)) else json.dumps(body)
     with responses.RequestsMock(assert_all_requests_are_fired=True) as mock:
         mock.post(URL, raw, status=status, headers={name.replace("_", "-"): value for name, value in headers.items()})
         client = TokenClient()
-        with pytest.raises(APIError) as caught:
+        with pytest.raises(HubSpotIdentifyError) as caught:
             client.create_token(ADA, CONFIG)
-        client.close()
     return caught.value
 
 
@@ -100,10 +111,11 @@ def test_each_status_is_its_error(status: int) -> None:
         "links": {"scopes": "https://developers.hubspot.com/scopes"},
         "retry_after": 7.0,
         "policy": "",
+        "key_rejected": False,
     }
 
 
-@pytest.mark.parametrize("status", MEANINGS)
+@pytest.mark.parametrize("status", [status for status in MEANINGS if status not in (401, 403)])
 @pytest.mark.parametrize(
     "body",
     [
@@ -139,7 +151,38 @@ def test_every_field_is_optional(status: int, body: object) -> None:
         "links": {},
         "retry_after": None,
         "policy": "",
+        "key_rejected": False,
     }
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize(
+    "body", [b"", "<h1>Forbidden</h1>", {}, {"message": "Forbidden"}, {"category": 5, "correlationId": "two words"}]
+)
+def test_401_or_403_of_an_intermediary_is_unexpected(status: int, body: object) -> None:
+    """A firewall that blocks one visitor's name says nothing about the key."""
+    error = response_error(status, body)
+    assert type(error) is UnexpectedResponseError
+    assert error.status == status
+    assert "key" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "key_rejected"),
+    [
+        (401, {"category": "INVALID_AUTHENTICATION"}, True),
+        (401, {"category": "EXPIRED_AUTHENTICATION"}, True),
+        (403, {"category": "MISSING_SCOPES"}, True),
+        (488, {"status": "error", "correctHublet": "eu1"}, True),
+        (401, {"correlationId": ID}, False),
+        (403, {"category": "OTHER"}, False),
+        (488, {}, False),
+        (404, {"category": "MISSING_SCOPES"}, False),
+    ],
+)
+def test_key_is_rejected_only_where_hubspot_says_so(status: int, body: object, key_rejected: bool) -> None:
+    """The status alone is no evidence: a category of HubSpot's, or its name of the right data centre, is."""
+    assert refusal(status, body).key_rejected is key_rejected
 
 
 def test_one_of_category_and_correlation_id_is_enough() -> None:
@@ -238,6 +281,8 @@ def test_no_answer_breaks_anything(status: int, headers: dict[str, str], body: b
     error = error_of(status, headers, body)
     assert str(error).isprintable()
     assert len(str(error)) < 500
+    if isinstance(error, UnexpectedResponseError):
+        return
     texts = [error.message, error.category, error.correlation_id, error.policy, *error.links, *error.links.values()]
     texts += [text for name, values in error.context.items() for text in (name, *values)]
     assert all(text.isprintable() and len(text) <= MAX_TEXT + 1 for text in texts)
@@ -288,6 +333,7 @@ def test_context_and_links_are_cleaned_as_the_message_is() -> None:
     error = refusal(
         403,
         {
+            "correlationId": ID,
             "context": {"ada@example.com": ["ok", 5, f"{KEY} \x1b[31m"], "other": "no list"},
             "links": {
                 "help\n": "https://help.example/",
