@@ -213,7 +213,7 @@ class Workers:
 def _aborted_at(moment: float, client: TokenClient) -> Iterator[None]:
     """Abort a client's call if the block has not ended at that moment of the monotonic clock."""
     timer = threading.Timer(moment - time.monotonic(), client.abort)
-    timer.daemon = True
+    timer.name, timer.daemon = "hubspot-identify-abort", True
     timer.start()
     try:
         yield

@@ -1,6 +1,10 @@
-"""When HubSpot is better left alone: the circuit breaker, the pause, and the rate window.
+"""When to stop calling HubSpot: the circuit breaker and the pause.
 
-All of it stands in the shared cache, so that the processes and hosts of a site act as one. Each account has its own.
+Their state is in the shared cache, so that all processes and hosts of a site act as one. Each account has its own.
+
+What one visitor can cause never stops the calls for all. A failure opens the breaker only together with those of other
+visitors, unless HubSpot itself says that it concerns everyone. A visitor whose failures began before those of the
+others is no evidence: a firewall on the way may block a name, and HubSpot may refuse an address.
 """
 
 from __future__ import annotations
@@ -14,30 +18,31 @@ from dataclasses import asdict, dataclass, replace
 from .conf import Config
 from .exceptions import APIError, HubSpotIdentifyError
 from .per_process import PerProcess
+from .rate_limit import RateLimit
 from .store import Store, get_store
-from .tokens import CLOCK_SKEW, PREFIX, digest, scope
+from .tokens import CLOCK_SKEW, FAILURE_RECORD, PREFIX, digest, scope
 from .visitors import Visitor
 
 logger = logging.getLogger(__name__)
 
 FAILURES = 5  # open the breaker …
-FAILURE_WINDOW = 30.0  # … within so many seconds
+FAILURE_WINDOW = 30.0  # … within so many seconds …
+VISITORS = 3  # … from at least so many visitors
 COOL_DOWN = 15.0  # seconds, give or take 20 %, doubling …
 COOL_DOWN_SPREAD = 0.2
 LONGEST_COOL_DOWN = 300.0  # … up to here
-REFUSED_VISITORS = 3  # different ones, by a 400, without a success between, open it …
-LONG_COOL_DOWN = 300.0  # … for so long, and so does an answer that means that the set-up is wrong
+KEY_COOL_DOWN = 300.0  # after HubSpot has rejected a key that is fixed text
 SHORTEST_PAUSE, USUAL_PAUSE, LONGEST_PAUSE, DAILY_PAUSE = 1.0, 10.0, 60.0, 900.0  # after 429 and 477
 
-#: Statuses that mean that the set-up is wrong, for every visitor alike.
-MISCONFIGURED = frozenset({401, 403, 404, 405, 410, 415})
+#: Statuses for the data of one visitor. They never open the breaker.
+REFUSED_STATUSES = frozenset({400, 422})
+#: Statuses that say to wait.
+PAUSE_STATUSES = frozenset({429, 477})
+#: Statuses that mean that the settings are wrong, once several visitors have got them.
+CONFIGURATION_STATUSES = frozenset({401, 403, 404, 405, 410, 415, 488})
 
-#: The state outlives the opening by so many seconds, so that the next opening knows of it.
+#: The state outlives the opening by so many seconds, so that the next opening can double the cool-down.
 MEMORY = 600.0
-
-#: The rate window's number is ``second * SECOND + calls in it``; one number, for only that is counted up atomically.
-SECOND = 1_000_000
-WINDOW_TTL = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,32 +50,46 @@ class State:
     """What all processes know.
 
     Attributes:
-        kind: why the breaker opened: ``failing``, ``misconfigured``, ``refused`` or ``pause``; ``""`` while closed.
-        until: seconds since the epoch until which nobody calls; after that, one probe.
+        kind: why the breaker opened: ``failing``, ``misconfigured`` or ``pause``; ``""`` while closed.
+        until: seconds since the epoch until which no call is made; after that, one probe.
         cool_down: seconds of the last opening, doubled by the next.
         refused: digests of the visitors whose data HubSpot refused since the last success.
+        misdirected: digests of the visitors who got one of :data:`CONFIGURATION_STATUSES` since the last success.
     """
 
     kind: str = ""
     until: float = 0.0
     cool_down: float = 0.0
     refused: tuple[str, ...] = ()
+    misdirected: tuple[str, ...] = ()
 
 
 CLOSED = State()
 
 
 def decode_state(value: object, now: float) -> State:
-    """Read what the cache returned; anything strange means closed."""
+    """Decode what the cache returned. Any other value means closed."""
     match value:
         case {
             "kind": str(kind),
             "until": int() | float() as until,
             "cool_down": int() | float() as cool_down,
             "refused": list() | tuple() as refused,
+            "misdirected": list() | tuple() as misdirected,
         } if until <= now + DAILY_PAUSE + CLOCK_SKEW and 0 <= cool_down <= LONGEST_COOL_DOWN:
-            return State(kind, until, cool_down, tuple(str(visitor) for visitor in refused))
+            return State(kind, until, cool_down, tuple(map(str, refused)), tuple(map(str, misdirected)))
     return CLOSED
+
+
+def concerns_all_visitors(error: HubSpotIdentifyError) -> bool:
+    """Whether HubSpot itself says that an error has nothing to do with the visitor: key rejected, rate limit, move.
+
+    The status alone does not say so. A proxy or firewall on the way may send any.
+    """
+    if not isinstance(error, APIError):
+        return False
+    is_of_hubspot = bool(error.category or error.policy or error.correlation_id)
+    return error.key_rejected or (error.status in PAUSE_STATUSES and is_of_hubspot)
 
 
 def pause_after(error: APIError) -> float:
@@ -92,17 +111,21 @@ class Breaker:
     """
 
     def __init__(self, config: Config, store: Store, now: Callable[[], float] = time.time) -> None:
-        self._rate_limit = config.rate_limit
         self._log_suffix = config.log_suffix
         self._patience = config.timeout + 1
+        # A callable may return a valid key at the next call.
+        self._key_cool_down = COOL_DOWN if callable(config.api_key) else KEY_COOL_DOWN
         self._store = store
         self._now = now
         self._key = PREFIX + digest("breaker", *scope(config))
+        self._probe_key = f"{self._key}:probe"
+        self._failure_keys = [f"{self._key}:failure:{number}" for number in range(FAILURES)]
+        self._rate_limit = RateLimit(config.rate_limit, self._key, store, now)
         self._open_until = 0.0
 
     @property
     def is_known_open(self) -> bool:
-        """Whether it was open when this process last looked. Asks no cache."""
+        """Whether it was open when this process last looked. Does not access the cache."""
         return self._now() < self._open_until
 
     @property
@@ -110,54 +133,66 @@ class Breaker:
         """What all processes know at the moment. One read of the cache."""
         return decode_state(self._store.get(self._key), self._now())
 
-    def allows_call(self) -> bool:
-        """Whether a call may be made now. After a cool-down that is one probe of all processes."""
+    def allows_call(self, *, may_probe: bool = True) -> bool:
+        """Return whether a call may be made now. After a cool-down, that is one probe for all processes.
+
+        Args:
+            may_probe: whether the visitor has no failure on record. A probe with one that has would keep the breaker
+                open for everyone.
+        """
         state = self.state
         self._open_until = state.until
-        if self._now() < state.until or not self._rate_allows_call():
+        if self._now() < state.until or (state.cool_down and not may_probe) or not self._rate_limit.allows_call():
             return False
         # A probe whose host died is waited for no longer than a call can take.
         return not state.kind or self._store.add(self._probe_key, 1, self._patience)
 
     def record_success(self) -> None:
-        """HubSpot made a token: what was held against it is forgotten, unless others were just told to wait."""
+        """Close the breaker and forget the failures, unless HubSpot has just said to wait."""
         state = self.state
         if state == CLOSED or self._now() < state.until:
             return
         self._close(state)
         if state.kind:
-            logger.info("HubSpot makes identification tokens again.%s", self._log_suffix)
+            logger.info("Circuit breaker closed: HubSpot creates identification tokens again.%s", self._log_suffix)
 
-    def record_failure(self, error: HubSpotIdentifyError, visitor: Visitor) -> None:
-        """A call failed: count it, and open the breaker or pause where that is due."""
+    def record_failure(self, error: HubSpotIdentifyError, visitor: Visitor, failing_since: float) -> None:
+        """Count a failed call, and open the breaker or pause if that is due.
+
+        Args:
+            error: why the call failed.
+            visitor: whom the call was for.
+            failing_since: seconds since the epoch of the visitor's first failure since their last token.
+        """
         state = self.state
         status = error.status if isinstance(error, APIError) else 0
-        if isinstance(error, APIError) and status in (429, 477):
-            self._pause(state, error)
+        is_evidence = concerns_all_visitors(error) or self._now() - failing_since < FAILURE_WINDOW
+        if isinstance(error, APIError) and status in PAUSE_STATUSES:
+            if is_evidence:
+                self._pause(state, error)
         elif self._now() < state.until:
             return  # a call that was under way when the breaker opened
-        elif status in MISCONFIGURED:
-            if self._open(state, "misconfigured", LONG_COOL_DOWN):
-                logger.error("No visitor can be identified until this is mended. %s%s", error, self._log_suffix)
-        elif status in (400, 422):
+        elif status in REFUSED_STATUSES:
             self._count_refused(state, error, visitor)
-        elif state.cool_down or self._is_failure_too_many():  # a probe after an opening, or one failure of several
+        elif not is_evidence:
+            return
+        elif isinstance(error, APIError) and error.key_rejected:
+            self._open_misconfigured(state, error, self._key_cool_down)
+        elif isinstance(error, APIError) and status in CONFIGURATION_STATUSES:
+            self._count_misdirected(state, error, visitor)
+        elif state.cool_down or self._threshold_reached(visitor):  # a failed probe, or one failure of several
             self._open_failing(state, error)
-
-    @property
-    def _probe_key(self) -> str:
-        return f"{self._key}:probe"
-
-    @property
-    def _failure_keys(self) -> list[str]:
-        return [f"{self._key}:failure:{number}" for number in range(FAILURES)]
 
     def _open_failing(self, state: State, error: HubSpotIdentifyError) -> None:
         if self._open(state, "failing", next_cool_down(state), COOL_DOWN_SPREAD):
-            logger.warning("HubSpot is left alone for a while, since it fails. %s%s", error, self._log_suffix)
+            logger.warning("Circuit breaker opened after repeated failures: %s%s", error, self._log_suffix)
 
-    def _open(self, state: State, kind: str, cool_down: float, spread: float = 0.0) -> bool:
-        """Open, and say whether that is news to an operator."""
+    def _open_misconfigured(self, state: State, error: APIError, cool_down: float, spread: float = 0.0) -> None:
+        if self._open(state, "misconfigured", cool_down, spread):
+            logger.error("Identification is suspended until this is fixed: %s%s", error, self._log_suffix)
+
+    def _open(self, state: State, kind: str, cool_down: float, spread: float) -> bool:
+        """Open the breaker, and return whether that is news to an operator."""
         seconds = cool_down * random.uniform(1 - spread, 1 + spread)  # noqa: S311 - no secret
         self._write(replace(state, kind=kind, until=self._now() + seconds, cool_down=cool_down))
         return state.kind != kind
@@ -169,7 +204,7 @@ class Breaker:
             return
         self._write(replace(state, kind="pause", until=until))
         if state.kind != "pause":
-            logger.warning("HubSpot is not called for %.0f s. %s%s", seconds, error, self._log_suffix)
+            logger.warning("No calls to HubSpot for %.0f s: %s%s", seconds, error, self._log_suffix)
 
     def _write(self, state: State) -> None:
         self._store.set(self._key, asdict(state), state.until - self._now() + MEMORY)
@@ -181,75 +216,68 @@ class Breaker:
         self._open_until = 0.0
 
     def _count_refused(self, state: State, error: HubSpotIdentifyError, visitor: Visitor) -> None:
-        name = digest("refused", visitor.email)[:16]
-        refused = (*(other for other in state.refused if other != name), name)[-REFUSED_VISITORS:]
-        state = replace(state, refused=refused)
-        if len(refused) < REFUSED_VISITORS:
-            # HubSpot answers, so whatever else it was opened for is over.
-            self._close(state)
-            self._store.set(self._key, asdict(State(refused=refused)), MEMORY)
-        elif self._open(state, "refused", LONG_COOL_DOWN):
+        """Log an error when HubSpot has refused several visitors in a row: their data is not the reason."""
+        # HubSpot responds, so whatever else the breaker was opened for is over.
+        self._close(state)
+        refused = _with_visitor(state.refused, visitor)
+        self._store.set(self._key, asdict(State(refused=refused)), FAILURE_RECORD)
+        if len(state.refused) < VISITORS == len(refused):
             logger.error(
-                "HubSpot refused %d different visitors in a row, so their data can't be the reason: look at VISITOR, "
-                "TOKEN_PATH and the account. %s%s",
-                REFUSED_VISITORS,
+                "HubSpot refused %d visitors in a row; check VISITOR, TOKEN_PATH and the account: %s%s",
+                VISITORS,
                 error,
                 self._log_suffix,
             )
 
-    def _is_failure_too_many(self) -> bool:
-        """Note a failure, and say whether there are now too many at once.
+    def _count_misdirected(self, state: State, error: APIError, visitor: Visitor) -> None:
+        misdirected = _with_visitor(state.misdirected, visitor)
+        if state.cool_down or len(misdirected) == VISITORS:
+            self._open_misconfigured(state, error, next_cool_down(state), COOL_DOWN_SPREAD)
+        else:
+            self._store.set(self._key, asdict(replace(state, misdirected=misdirected)), FAILURE_RECORD)
 
-        Each failure has a key of its own, because ``add`` is atomic on every shared back end and a list is not.
+    def _threshold_reached(self, visitor: Visitor) -> bool:
+        """Record a failure, and return whether there are now too many, from enough visitors.
+
+        Each failure has a key of its own, because ``add`` is atomic on every shared back end and changing a list is
+        not. More than three failures of one visitor leave their places to others.
         """
-        now, noted, recent = self._now(), False, 0
+        now, recorded = self._now(), False
+        names = [_visitor_digest(visitor)]
+        failure = [now, names[0]]
         for key in self._failure_keys:
-            if not noted and self._store.add(key, now, FAILURE_WINDOW):
-                noted = True
-            elif not _is_recent(self._store.get(key), now):
-                if noted:
-                    continue
-                self._store.set(key, now, FAILURE_WINDOW)
-                noted = True
-            recent += 1
-        return recent >= FAILURES
-
-    def _rate_allows_call(self) -> bool:
-        """Take a call out of this second's, for all processes together."""
-        second = int(self._now())
-        key = f"{self._key}:rate"
-        for _ in range(2):
-            number = self._store.increase(key)
-            if self._store.is_down:  # nothing is shared: one call a second of each process
-                return self._store.add(f"{self._key}:alone", 1, 1.0)
-            if number is None:
-                if self._store.add(key, second * SECOND + 1, WINDOW_TTL):
-                    return True
+            if not recorded and self._store.add(key, failure, FAILURE_WINDOW):
+                recorded = True
                 continue
-            window, calls = divmod(number, SECOND)
-            if second <= window <= second + CLOCK_SKEW:  # of this second, or of a host whose clock is ahead
-                return calls <= self._rate_limit
-            if not self._begin_window(key, second):
-                return False
-        return False
-
-    def _begin_window(self, key: str, second: int) -> bool:
-        """Let one process turn an old window into this second's. False where another is at it."""
-        if not self._store.add(f"{key}:turn", 1, 2):
-            return False
-        number = self._store.get(key)
-        if not isinstance(number, int) or not second <= number // SECOND <= second + CLOCK_SKEW:
-            self._store.set(key, second * SECOND, WINDOW_TTL)
-        self._store.delete(f"{key}:turn")
-        return True
+            name = _recent_visitor(self._store.get(key), now)
+            if name is not None and names.count(name) <= FAILURES - VISITORS:
+                names.append(name)
+            elif not recorded:
+                self._store.set(key, failure, FAILURE_WINDOW)
+                recorded = True
+        return len(names) >= FAILURES and len(set(names)) >= VISITORS
 
 
-def _is_recent(failed_at: object, now: float) -> bool:
-    return isinstance(failed_at, float) and -CLOCK_SKEW <= now - failed_at < FAILURE_WINDOW
+def _recent_visitor(failure: object, now: float) -> str | None:
+    """Return the visitor of a recorded failure that is within the window, or ``None``."""
+    match failure:
+        case [float(failed_at), str(name)] if -CLOCK_SKEW <= now - failed_at < FAILURE_WINDOW:
+            return name
+    return None
+
+
+def _with_visitor(names: tuple[str, ...], visitor: Visitor) -> tuple[str, ...]:
+    """Return the last few different visitors, this one included."""
+    name = _visitor_digest(visitor)
+    return (*(other for other in names if other != name), name)[-VISITORS:]
+
+
+def _visitor_digest(visitor: Visitor) -> str:
+    return digest("breaker visitor", visitor.email)[:16]
 
 
 def next_cool_down(state: State) -> float:
-    """Seconds without calls, given the state in which the last probe failed."""
+    """Seconds of the next opening, given the state in which a probe failed."""
     return min(2 * state.cool_down, LONGEST_COOL_DOWN) if state.cool_down else COOL_DOWN
 
 

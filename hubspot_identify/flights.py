@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from . import signals
 from .background import Job, get_workers
-from .breaker import get_breaker
+from .breaker import PAUSE_STATUSES, REFUSED_STATUSES, concerns_all_visitors, get_breaker, pause_after
 from .exceptions import APIError, HubSpotIdentifyError, TransportError
 from .logs import log_seldom
 from .store import get_store
@@ -75,7 +75,7 @@ class Flight:
         entry = self._entry()  # a second look: between the first and the lock, another process may have landed
         if not entry.is_due(self._visitor, time.time()):
             return self._token(entry)
-        if not self._breaker.allows_call():
+        if not self._breaker.allows_call(may_probe=not entry.has_failure(time.time())):
             self._store.delete(lock)  # ours, some milliseconds old; the visitor may be tried again at once
             return self._token(entry)
         if job.overdue:  # a slow cache took all the time there was
@@ -133,9 +133,13 @@ class Flight:
     def _hold_against(self, error: HubSpotIdentifyError) -> None:
         now = time.time()
         with self._writing:
-            entry = replace(self._entry(), retry_at=now + retry_delay(error))
+            entry = self._entry()
+            on_record = entry.has_failure(now)
+            failing_since = entry.failed_at if on_record else now
+            failed_at = failing_since if on_record or not concerns_all_visitors(error) else 0.0
+            entry = replace(entry, retry_at=now + retry_delay(error), failed_at=failed_at)
             self._store.set(self._key, entry.as_primitives(), entry.ttl(now))
-        self._breaker.record_failure(error, self._visitor)
+        self._breaker.record_failure(error, self._visitor, failing_since)
 
     def _log(self, error: HubSpotIdentifyError) -> None:
         if self._breaker.is_known_open:
@@ -150,6 +154,9 @@ class Flight:
 
 def retry_delay(error: HubSpotIdentifyError) -> float:
     """Seconds until the same visitor is tried again."""
-    if isinstance(error, APIError) and error.status in (400, 422):
-        return RETRY_REFUSED
+    if isinstance(error, APIError):
+        if error.status in REFUSED_STATUSES:
+            return RETRY_REFUSED
+        if error.status in PAUSE_STATUSES:
+            return pause_after(error)
     return random.uniform(*RETRY_FAILED)  # noqa: S311 - no secret

@@ -165,7 +165,8 @@ class FakeHubSpot:
         if failure is UnexpectedResponseError:
             return _response(request, 200, b"<!doctype html>")
         if failure is not None:
-            status, category = (failure, "") if isinstance(failure, int) else STATUSES[failure]
+            status = failure if isinstance(failure, int) else STATUSES[failure][0]
+            category = dict(STATUSES.values()).get(status, "")
             body = {"status": "error", "category": category, "message": "A failure made by a test."}
             return _response(request, status, json.dumps(body).encode())
         return _response(request, 200, json.dumps({"token": self._token(json.loads(request.body or b"{}"))}).encode())

@@ -28,6 +28,8 @@ RENEW_SPREAD = 0.1
 DEAD_AFTER = 11.5 * HOUR
 #: Changed names or context renew a token no sooner than this after it was made.
 CHANGE_AFTER = 600.0
+#: A visitor's failure stays on record for this long (seconds) after the time of the next try.
+FAILURE_RECORD = HOUR
 #: The clocks of two hosts may differ by this much; an entry from further ahead is not believed.
 CLOCK_SKEW = 30.0
 
@@ -63,12 +65,14 @@ class Entry:
         created_at: seconds since the epoch of the moment before HubSpot was asked; 0 without a token.
         retry_at: seconds since the epoch before which HubSpot is not asked again.
         digest: of the names and the context the token was made with.
+        failed_at: seconds since the epoch of the first failure since the last token; 0 without one.
     """
 
     token: str | None = field(repr=False)
     created_at: float
     retry_at: float
     digest: str
+    failed_at: float = 0.0
 
     def as_primitives(self) -> dict[str, Any]:
         """What is stored: no class of ours, so that no version of the app stumbles over another's."""
@@ -77,7 +81,12 @@ class Entry:
             "created_at": self.created_at,
             "retry_at": self.retry_at,
             "digest": self.digest,
+            "failed_at": self.failed_at,
         }
+
+    def has_failure(self, now: float) -> bool:
+        """Whether a failure of this visitor is on record."""
+        return self.failed_at > 0 and now < self.retry_at + FAILURE_RECORD
 
     def is_due(self, visitor: Visitor, now: float) -> bool:
         """Whether the token should be made anew, be it behind the page."""
@@ -92,7 +101,8 @@ class Entry:
 
     def ttl(self, now: float) -> float:
         """Seconds for which the entry says anything."""
-        return max(self.retry_at, self.created_at + DEAD_AFTER if self.token else 0.0) - now
+        record_until = self.retry_at + FAILURE_RECORD if self.failed_at else self.retry_at
+        return max(record_until, self.created_at + DEAD_AFTER if self.token else 0.0) - now
 
 
 NO_ENTRY = Entry(token=None, created_at=0.0, retry_at=0.0, digest="")
@@ -106,17 +116,19 @@ def decode_entry(value: object, now: float) -> Entry:
             "created_at": int() | float() as created_at,
             "retry_at": int() | float() as retry_at,
             "digest": str(digest),
-        } if retry_at <= now + DEAD_AFTER:  # which nan is not
+            "failed_at": int() | float() as failed_at,
+        } if 0 <= retry_at <= now + DEAD_AFTER and 0 <= failed_at <= now + CLOCK_SKEW:  # which nan is not
             pass
         case _:
             return NO_ENTRY
     if token is None:
-        return Entry(None, 0.0, retry_at, digest) if retry_at > now else NO_ENTRY
+        entry = Entry(None, 0.0, retry_at, digest, failed_at)
+        return entry if retry_at > now or entry.has_failure(now) else NO_ENTRY
     if not (isinstance(token, str) and TOKEN.fullmatch(token)):
         return NO_ENTRY
     if not now - DEAD_AFTER < created_at <= now + CLOCK_SKEW:  # compared as they are: a huge int is no float
         return NO_ENTRY
-    return Entry(token, created_at, retry_at, digest)
+    return Entry(token, created_at, retry_at, digest, failed_at)
 
 
 def renewal_age(entry: Entry) -> float:

@@ -12,7 +12,7 @@ from support.server import TokenServer, TokenServerProcess
 
 from hubspot_identify import services
 from hubspot_identify.background import get_workers
-from hubspot_identify.breaker import FAILURES, REFUSED_VISITORS
+from hubspot_identify.breaker import FAILURES, VISITORS
 from hubspot_identify.visitors import Visitor
 
 ADA = Visitor("ada@example.com", "Ada", "Lovelace")
@@ -59,15 +59,11 @@ def test_forgetting_one_token_keeps_the_other(portals: Portals) -> None:
     assert token_of("") == tokens[""] is not None
 
 
-@pytest.mark.parametrize(
-    ("status", "enough"),
-    [(401, 1), (429, 1), (503, FAILURES), (400, REFUSED_VISITORS)],
-    ids=["misconfigured", "pause", "failing", "refused"],
-)
+@pytest.mark.parametrize(("status", "enough"), [(401, 1), (429, 1), (503, FAILURES), (404, VISITORS)])
 @pytest.mark.parametrize(("ill", "well"), [("eu", ""), ("", "eu")])
 def test_trouble_of_one_is_not_the_others(portals: Portals, ill: str, well: str, status: int, enough: int) -> None:
-    """While one portal is left alone, the other makes tokens, be it for the very visitors the first has refused."""
-    portals[ill].answer(status)
+    """While the calls of one portal have stopped, the other creates tokens, for the same visitors too."""
+    portals[ill].reject_key() if status == 401 else portals[ill].answer(status)
     visitors = [Visitor(f"visitor{number}@example.com") for number in range(enough + 1)]
     assert [token_of(ill, visitor) for visitor in visitors] == [None] * (enough + 1)
     assert portals[ill].calls == enough
@@ -80,10 +76,10 @@ def test_log_lines_name_the_account(portals: Portals, caplog: pytest.LogCaptureF
     for account, server in portals.items():
         server.answer(503)
         assert token_of(account) is None
-        server.answer(401)
+        server.reject_key()
         assert token_of(account, Visitor("eve@example.com")) is None
-    for beginning in ("No visitor can be identified", "No identification token"):
-        lines = [line for line in caplog.messages if line.startswith(beginning)]
+    for logger in ("hubspot_identify.breaker", "hubspot_identify.flights"):
+        lines = [record.message for record in caplog.records if record.name == logger]
         assert [line.endswith(" [account eu]") for line in lines] == [False, True]
 
 

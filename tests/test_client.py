@@ -125,13 +125,10 @@ def test_a_callable_key_is_asked_each_time(client: TokenClient, token_server: To
     assert sent == ["Bearer first", "Bearer second"]
 
 
-REJECTED = {"status": "error", "category": "INVALID_AUTHENTICATION", "correlationId": "c"}
-
-
 def test_rejected_callable_key_is_fetched_again_and_tried_once(client: TokenClient, token_server: TokenServer) -> None:
     """An OAuth token may expire between its fetch and its use: a different key gets one more try."""
     keys = iter(["expired", "fresh", "unused"])
-    token_server.answer(401, REJECTED)
+    token_server.reject_key()
     with pytest.raises(AuthenticationError) as caught:
         client.create_token(ADA, config_of(token_server.url, API_KEY=lambda: next(keys)))
     sent = [request.headers["Authorization"] for request in token_server.requests()]
@@ -145,7 +142,7 @@ def test_fresh_key_gets_the_token(client: TokenClient, token_server: TokenServer
 
     def next_key() -> str:
         key = next(keys)
-        token_server.answer(401, REJECTED) if key == "expired" else token_server.mood("healthy")
+        token_server.reject_key() if key == "expired" else token_server.mood("healthy")
         return key
 
     assert email_of(client.create_token(ADA, config_of(token_server.url, API_KEY=next_key))) == ADA.email
@@ -154,7 +151,7 @@ def test_fresh_key_gets_the_token(client: TokenClient, token_server: TokenServer
 @pytest.mark.parametrize("key", [KEY, lambda: KEY])
 def test_same_rejected_key_is_not_tried_again(client: TokenClient, token_server: TokenServer, key: Any) -> None:
     """A fixed key, and a callable that returns the same key."""
-    token_server.answer(401, REJECTED)
+    token_server.reject_key()
     with pytest.raises(AuthenticationError):
         client.create_token(ADA, config_of(token_server.url, API_KEY=key))
     assert token_server.calls == 1

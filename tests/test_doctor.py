@@ -7,6 +7,7 @@ import re
 import socket
 import sys
 import textwrap
+import time
 import types
 import uuid
 from collections.abc import Callable, Iterator
@@ -336,7 +337,7 @@ def test_the_cache_is_left_as_it_was(redis_url: str) -> None:
 def test_an_open_breaker(token_server: TokenServer) -> None:
     """Why nobody is identified for the moment is told, and HubSpot asked all the same."""
     breaker = get_breaker(get_config())
-    breaker.record_failure(AuthenticationError("no", status=401), Visitor(EMAIL))
+    breaker.record_failure(AuthenticationError("no", status=401, key_rejected=True), Visitor(EMAIL), time.time())
     found = findings()
     assert re.fullmatch(
         r"The site leaves HubSpot alone for another (300|2\d\d) s, because of earlier failures \(misconfigured\)\.",

@@ -139,7 +139,7 @@ def test_clocks_five_seconds_apart(new_hosts: NewHosts, token_server: TokenServe
         "ada@example.com": 1,
         "eve@example.com": 1,
     }
-    token_server.answer(401)
+    token_server.reject_key()
     ahead.run(hosts.get_token, "joe@example.com", 5)
     assert not behind.run(hosts.allows_call)
     assert not ahead.run(hosts.allows_call)

@@ -24,13 +24,14 @@ from hubspot_identify.conf import Config, get_config
 from hubspot_identify.exceptions import (
     AuthenticationError,
     InvalidRequestError,
+    RateLimitError,
     TransportError,
     UnavailableError,
     UnexpectedResponseError,
 )
 from hubspot_identify.flights import RETRY_FAILED, RETRY_REFUSED, Flight, start_flight
 from hubspot_identify.signals import token_created, token_failed
-from hubspot_identify.tokens import HOUR, Entry, VisitorToken, decode_entry, entry_key, profile_digest
+from hubspot_identify.tokens import FAILURE_RECORD, HOUR, Entry, VisitorToken, decode_entry, entry_key, profile_digest
 from hubspot_identify.visitors import Visitor
 
 NOW = 1_800_000_000.0
@@ -140,8 +141,7 @@ def test_an_open_breaker_gives_the_visitor_back(
     """No call, the old token if there is one, and no lock that would keep the visitor waiting afterwards."""
     if age:
         keep(created_at=NOW - age)
-    for _ in range(FAILURES):
-        get_breaker(get_config()).record_failure(TransportError("no answer"), EVE)
+    get_breaker(get_config()).record_failure(AuthenticationError("no", status=401, key_rejected=True), EVE, NOW)
     token = fly()
     assert (token.value if token else None) == ("old" if age else None)
     assert hubspot.calls == 0
@@ -167,13 +167,14 @@ def test_a_full_window_gives_the_visitor_back(hubspot: TokenServer, settings: Se
     [
         (400, InvalidRequestError, RETRY_REFUSED, RETRY_REFUSED),
         (422, InvalidRequestError, RETRY_REFUSED, RETRY_REFUSED),
-        (401, AuthenticationError, *RETRY_FAILED),
+        (404, InvalidRequestError, *RETRY_FAILED),
+        (429, RateLimitError, 10.0, 10.0),
         (500, UnavailableError, *RETRY_FAILED),
         (200, UnexpectedResponseError, *RETRY_FAILED),
     ],
 )
 @pytest.mark.parametrize("age", [None, 9 * HOUR])
-def test_a_failure_only_says_when_to_try_again(
+def test_failure_only_sets_the_time_of_the_next_try(
     hubspot: TokenServer,
     still: time_machine.Coordinates,
     status: int,
@@ -190,6 +191,49 @@ def test_a_failure_only_says_when_to_try_again(
     entry = entry_of()
     assert NOW + shortest <= entry.retry_at <= NOW + longest
     assert (entry.token, entry.created_at, entry.digest) == (before.token, before.created_at, before.digest)
+
+
+def test_failure_stays_on_record_until_a_token_is_created(hubspot: TokenServer) -> None:
+    """For an hour after the time of the next try, counted from the visitor's first failure; a token ends it."""
+    with time_machine.travel(NOW, tick=False) as traveller:
+        hubspot.answer(500)
+        for _ in range(3):
+            with pytest.raises(UnavailableError):
+                fly()
+            assert entry_of(now=time.time()).failed_at == NOW
+            traveller.shift(RETRY_FAILED[1] + 4)
+        entry = entry_of(now=time.time())
+        assert entry.has_failure(entry.retry_at + FAILURE_RECORD - 1)
+        assert not entry.has_failure(entry.retry_at + FAILURE_RECORD)
+        hubspot.mood("healthy")
+        assert fly() is not None
+        assert not entry_of(now=time.time()).has_failure(time.time())
+
+
+@pytest.mark.parametrize("status", [401, 429])
+def test_failure_that_concerns_everyone_is_not_on_the_visitors_record(
+    hubspot: TokenServer, still: time_machine.Coordinates, status: int
+) -> None:
+    """HubSpot itself says that the key or the number of calls is the reason."""
+    hubspot.reject_key() if status == 401 else hubspot.answer(429, {"errorType": "RATE_LIMIT"})
+    with pytest.raises((AuthenticationError, RateLimitError)):
+        fly()
+    assert not entry_of().has_failure(NOW)
+
+
+def test_visitor_with_a_failure_is_not_the_probe(hubspot: TokenServer) -> None:
+    """After the cool-down the call of another visitor closes the breaker."""
+    hubspot.answer(503)
+    with time_machine.travel(NOW, tick=False) as traveller:
+        for number in range(FAILURES):
+            with pytest.raises(UnavailableError):
+                fly(Visitor(f"visitor{number}@example.com"))
+        hubspot.mood("healthy")
+        traveller.shift(RETRY_FAILED[1])
+        assert fly(Visitor("visitor0@example.com")) is None
+        assert hubspot.calls == FAILURES
+        assert fly() is not None
+        assert fly(Visitor("visitor0@example.com")) is not None
 
 
 def test_retries_are_spread() -> None:
@@ -235,7 +279,7 @@ def test_one_line_a_minute_and_kind(hubspot: TokenServer, caplog: pytest.LogCapt
 
 def test_while_the_breaker_is_open_its_line_is_enough(hubspot: TokenServer, caplog: pytest.LogCaptureFixture) -> None:
     """What opens it, and what its probes find, is told once."""
-    hubspot.answer(401)
+    hubspot.reject_key()
     with time_machine.travel(NOW, tick=False) as traveller:
         for number in range(5):
             with pytest.raises(AuthenticationError):

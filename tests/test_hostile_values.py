@@ -133,7 +133,7 @@ def test_tokens(render: Render, text: str) -> None:
         hubspot.fail(503)
 
         def shown(token: str) -> str | None:
-            entry = {"token": token, "created_at": time.time(), "retry_at": 0.0, "digest": ""}
+            entry = {"token": token, "created_at": time.time(), "retry_at": 0.0, "digest": "", "failed_at": 0.0}
             get_store("default").set(entry_key(visitor_for(user), get_config()), entry, DEAD_AFTER)
             return read(render(request_by(user))).get("data-identity")
 

@@ -72,7 +72,7 @@ def test_each_call_is_a_span(exporter: InMemorySpanExporter, token_server: Token
 
 def test_a_failed_call_is_a_failed_span(exporter: InMemorySpanExporter, token_server: TokenServer) -> None:
     """A refusal is seen on the span."""
-    token_server.answer(401)
+    token_server.reject_key()
     with pytest.raises(AuthenticationError):
         services.create_token(ADA)
     (span,) = exporter.get_finished_spans()

@@ -26,7 +26,7 @@ from docutils.core import publish_doctree
 from pytest_django import Settings
 from support.pages import ada, render_django, request_by, script_attributes
 
-from hubspot_identify.background import MOST_STUCK, SLOTS
+from hubspot_identify.background import MAX_ABANDONED_THREADS, SLOTS
 from hubspot_identify.conf import Config, build_config, config_for, get_config
 from hubspot_identify.testing import FakeHubSpot, fake_hubspot
 from hubspot_identify.tokens import (
@@ -362,7 +362,7 @@ def test_numbers_on_hosts_and_threads() -> None:
     said = words_of("fleets")
     assert f"less than {CLOCK_SKEW:g} seconds" in said
     assert f"within {DEAD_AFTER / HOUR:g} hours" in said
-    assert (SLOTS, f"given up, {MOST_STUCK} of them at most" in said) == (2, True)
+    assert (SLOTS, f"given up, {MAX_ABANDONED_THREADS} of them at most" in said) == (2, True)
 
 
 def test_another_secret_key_starts_anew(settings: Settings) -> None:

@@ -29,7 +29,7 @@ from support.trouble import TroubledCache, refused
 
 from hubspot_identify import services, views, widget
 from hubspot_identify import store as store_module
-from hubspot_identify.background import MOST_STUCK, SLOTS, get_workers
+from hubspot_identify.background import MAX_ABANDONED_THREADS, SLOTS, get_workers
 from hubspot_identify.client import TokenClient  # loaded before any first call has to
 from hubspot_identify.conf import get_config
 from hubspot_identify.exceptions import (
@@ -112,7 +112,7 @@ def test_create_token_tells_of_a_mistake_in_the_code(hubspot: TokenServer, monke
 def test_create_token_passes_breaker_and_rate_window(hubspot: TokenServer, settings: Settings) -> None:
     """A command that examines the set-up, or a task that has to know, gets HubSpot's own answer each time."""
     change(settings, RATE_LIMIT=1)
-    hubspot.answer(401)
+    hubspot.reject_key()
     for _ in range(3):
         with pytest.raises(AuthenticationError):
             services.create_token(ADA)
@@ -221,7 +221,7 @@ def test_a_refused_visitor_is_not_worth_asking_for_again(hubspot: TokenServer) -
 
 def test_an_open_breaker_is_not_worth_asking_again(hubspot: TokenServer) -> None:
     """For nobody, once this process knows of it."""
-    hubspot.answer(403)
+    hubspot.reject_key()
     services.identify(request_of())
     at_rest()
     found = services.identify(request_of("eve@example.com"))
@@ -395,7 +395,7 @@ def test_everybody_is_released_in_time(
         assert get < 0.2 + SLACK
 
     once_in_time(attempt)
-    deadlines = [job.deadline for slot in get_workers()._slots if (job := slot.job)]
+    deadlines = [job.deadline for job in get_workers()._jobs.values()]
     time.sleep(max([0.0, *(deadline - time.monotonic() for deadline in deadlines)]))
     quick = [get_workers().submit(f"quick{number}", lambda *_: None, LONG) for number in range(SLOTS)]
     assert [job.wait(LONG) for job in quick if job] == [None] * SLOTS
@@ -407,7 +407,7 @@ def test_everybody_is_released_in_time(
 def test_ten_hanging_calls_leave_the_process_able_to_serve(
     hubspot: TokenServer, settings: Settings, mood: Mood
 ) -> None:
-    """Those that never end by themselves are broken off when their threads are needed."""
+    """Those that never end by themselves are aborted a few seconds after their deadline."""
     hubspot.mood(mood)
     change(settings, TIMEOUT=0.2)
     for number in range(10):
@@ -426,14 +426,14 @@ def test_ten_hanging_calls_leave_the_process_able_to_serve(
 def test_a_resolver_that_never_answers_holds_eight_threads_at_most(
     silent_resolver: threading.Event, hubspot: TokenServer, settings: Settings
 ) -> None:
-    """Nothing can break those off. The process says "not now" meanwhile, and serves again when it answers."""
+    """Nothing can abort those. No call is started meanwhile, and the process serves again when the resolver does."""
     change(settings, TIMEOUT=0.1)
-    before = threading.active_count()
-    for number in range(MOST_STUCK + 2):
+    for number in range(MAX_ABANDONED_THREADS + 2):
         with pytest.raises(TransportError):
             services.create_token(Visitor(f"visitor{number}@example.com"))
         time.sleep(0.01)  # after which the job is overdue as well, whose time began a moment later
-    assert threading.active_count() - before <= MOST_STUCK
+    threads = [thread for thread in threading.enumerate() if thread.name == "hubspot-identify"]
+    assert len(threads) == MAX_ABANDONED_THREADS
     change(settings, TIMEOUT=3.0)
     assert services.get_token(ADA, wait=1) is None
     silent_resolver.set()
@@ -597,9 +597,9 @@ def test_a_callable_key_is_asked_on_a_worker_only(hubspot: TokenServer, settings
         12,
         [],
         {"token": "someone-elses"},
-        {"token": "a b", "created_at": NOW, "retry_at": 0.0, "digest": ""},
-        {"token": "dead", "created_at": NOW - DEAD_AFTER, "retry_at": 0.0, "digest": ""},
-        {"token": "future", "created_at": NOW + 3600, "retry_at": 0.0, "digest": ""},
+        {"token": "a b", "created_at": NOW, "retry_at": 0.0, "digest": "", "failed_at": 0.0},
+        {"token": "dead", "created_at": NOW - DEAD_AFTER, "retry_at": 0.0, "digest": "", "failed_at": 0.0},
+        {"token": "future", "created_at": NOW + 3600, "retry_at": 0.0, "digest": "", "failed_at": 0.0},
     ],
 )
 def test_a_strange_value_under_our_key_is_a_miss(hubspot: TokenServer, value: object) -> None:
@@ -753,7 +753,7 @@ def test_accounts_share_nothing_but_the_workers(token_server_process: Any, setti
         at_rest()
         other = warm(ADA, "eu")
         assert (token.value in us.emails_by_token(), other.value in eu.emails_by_token()) == (True, True)
-        eu.answer(401)
+        eu.reject_key()
         assert services.get_token(EVE, wait=LONG, account="eu") is None
         at_rest()
         assert warm(EVE).value in us.emails_by_token()

@@ -106,7 +106,7 @@ def test_nobody_and_switched_off(hubspot: TokenServer, settings: Settings) -> No
 
 def test_errors_are_the_same(hubspot: TokenServer) -> None:
     """Raised where a token was insisted on, and ``None`` where not; wrong arguments are said at once."""
-    hubspot.answer(401)
+    hubspot.reject_key()
 
     async def main() -> None:
         with pytest.raises(AuthenticationError):

@@ -19,6 +19,7 @@ from hubspot_identify.tokens import (
     CHANGE_AFTER,
     CLOCK_SKEW,
     DEAD_AFTER,
+    FAILURE_RECORD,
     HOUR,
     NO_ENTRY,
     RENEW_AFTER,
@@ -63,7 +64,7 @@ def test_an_entry_survives_the_cache() -> None:
 def test_an_entry_is_made_of_primitives() -> None:
     """No class of ours is stored, so that no version of the app stumbles over another's."""
     stored = entry_of().as_primitives()
-    assert set(stored) == {"token", "created_at", "retry_at", "digest"}
+    assert set(stored) == {"token", "created_at", "retry_at", "digest", "failed_at"}
     assert {type(value) for value in stored.values()} == {str, float}
 
 
@@ -79,15 +80,17 @@ NEARLY_ENTRIES = st.fixed_dictionaries(
         "created_at": ANYTHING | NUMBERS,
         "retry_at": ANYTHING | NUMBERS,
         "digest": ANYTHING | st.just(profile_digest(ADA)),
+        "failed_at": ANYTHING | NUMBERS,
     }
 )
 
 
 @given(ANYTHING | NEARLY_ENTRIES)
-@example({"token": None, "created_at": 0.0, "retry_at": NOW + 1, "digest": ""})
-@example({"token": "token", "created_at": 10**400, "retry_at": 0, "digest": ""})
-@example({"token": "token", "created_at": NOW, "retry_at": -(10**400), "digest": ""})
-@example({"token": "token", "created_at": math.nan, "retry_at": math.nan, "digest": ""})
+@example({"token": None, "created_at": 0.0, "retry_at": NOW + 1, "digest": "", "failed_at": NOW})
+@example({"token": None, "created_at": 0.0, "retry_at": NOW - 1, "digest": "", "failed_at": NOW - 9})
+@example({"token": "token", "created_at": 10**400, "retry_at": 0, "digest": "", "failed_at": 0})
+@example({"token": "token", "created_at": NOW, "retry_at": -(10**400), "digest": "", "failed_at": -(10**400)})
+@example({"token": "token", "created_at": math.nan, "retry_at": math.nan, "digest": "", "failed_at": math.nan})
 def test_nothing_in_the_cache_crashes_us(value: object) -> None:
     """Whatever stands under our key is either an entry whose token may be used now, or a miss."""
     entry = decode_entry(value, NOW)
@@ -97,7 +100,8 @@ def test_nothing_in_the_cache_crashes_us(value: object) -> None:
         assert entry.is_due(ADA, NOW) in (True, False)
         assert entry.ttl(NOW) > 0
     elif entry is not NO_ENTRY:
-        assert NOW < entry.retry_at <= NOW + DEAD_AFTER
+        assert NOW - FAILURE_RECORD < entry.retry_at <= NOW + DEAD_AFTER
+        assert entry.retry_at > NOW or entry.has_failure(NOW)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +120,8 @@ def test_nothing_in_the_cache_crashes_us(value: object) -> None:
         {"retry_at": NOW + DEAD_AFTER + 1},
         {"retry_at": None},
         {"digest": None},
+        {"failed_at": NOW + CLOCK_SKEW + 1},
+        {"failed_at": None},
     ],
 )
 def test_an_entry_that_can_not_be_trusted_is_a_miss(changes: dict[str, object]) -> None:
@@ -125,7 +131,7 @@ def test_an_entry_that_can_not_be_trusted_is_a_miss(changes: dict[str, object]) 
     assert decode_entry({**stored, **changes}, NOW) is NO_ENTRY
 
 
-@pytest.mark.parametrize("left_out", ["token", "created_at", "retry_at", "digest"])
+@pytest.mark.parametrize("left_out", ["token", "created_at", "retry_at", "digest", "failed_at"])
 def test_an_entry_of_another_shape_is_a_miss(left_out: str) -> None:
     """An entry that lacks anything was written by somebody else."""
     stored = entry_of().as_primitives()

@@ -23,6 +23,7 @@ Mood = Literal[
     "healthy",  # a new token for every call
     "held",  # healthy, once the test calls release()
     "answer",  # whatever the test says: status, headers, body
+    "firewall",  # that response for `<script>` in a name and for addresses that begin with `refused`; else healthy
     "rate_limit",  # healthy, within `calls` in any `seconds`; then 429
     "refused",  # nobody listens
     "unconnectable",  # the connect never completes
@@ -154,7 +155,7 @@ class TokenServer:
             "target": target,
         }
         options = {key: value for key, value in options.items() if value is not None}
-        if name == "answer":
+        if name in ("answer", "firewall"):
             raw = body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
             options = {
                 "status": 200,
@@ -167,6 +168,11 @@ class TokenServer:
     def answer(self, status: int, body: object = b"", headers: Mapping[str, str] | None = None) -> None:
         """Short for ``mood("answer", …)``."""
         self.mood("answer", status=status, body=body, headers=headers)
+
+    def reject_key(self) -> None:
+        """Answer as HubSpot does for an invalid key."""
+        body = {"status": "error", "category": "INVALID_AUTHENTICATION", "correlationId": "c-401"}
+        self.answer(401, body)
 
     def release(self) -> None:
         """Let the requests go that ``mood("held")`` keeps, and those that still come in it."""
