@@ -193,6 +193,19 @@ def _verification_problems(config: Config) -> Iterator[CheckMessage]:
             hint="Write True if all addresses were verified, or a callable (user, email) -> bool, or its dotted path.",
             id="hubspot_identify.W002",
         )
+    if config.email_verified is False:
+        advice = (
+            "Leave out EMAIL_VERIFIED, so that django-allauth's record decides"
+            if has_allauth
+            else "Write True if all addresses in the user table have been verified, or a callable (user, email) -> "
+            "bool or its dotted path"
+        )
+        yield Warning(
+            "HUBSPOT_IDENTIFY['EMAIL_VERIFIED'] is False, so the chat is shown but no visitor is identified.",
+            hint=f"{advice}; or, if no visitor is to be identified, add hubspot_identify.W014 to "
+            "SILENCED_SYSTEM_CHECKS.",
+            id="hubspot_identify.W014",
+        )
 
 
 def _static_problems() -> Iterator[CheckMessage]:

@@ -229,11 +229,12 @@ def _visitor(value: object) -> Callable[..., Any]:
 
 
 def _email_verified(value: object) -> Callable[..., Any] | bool | None:
-    if value is None or value is True:
+    if value is None or value is True or value is False:
         return value
-    write = "True if all addresses of the site's users were verified, or a callable (user, email) -> bool, or its path"
-    if value is False:
-        raise wrong("EMAIL_VERIFIED", "is False, which would identify nobody", f"{write}; or set ENABLED to False")
+    write = (
+        "True if all addresses in the user table have been verified, a callable (user, email) -> bool or its dotted "
+        "path, or False to show the chat without identifying anyone"
+    )
     return _callable("EMAIL_VERIFIED", value, write)
 
 

@@ -238,7 +238,7 @@ def is_verified(user: Any, visitor: Visitor, config: Config) -> bool:
         return truth("EMAIL_VERIFIED", config.email_verified(user, visitor.email))
     if config.email_verified is None and apps.is_installed("allauth.account"):
         return _verified_by_allauth(user, visitor)
-    return True
+    return config.email_verified is not False
 
 
 def _verified_by_allauth(user: Any, visitor: Visitor) -> bool:

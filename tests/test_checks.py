@@ -245,6 +245,16 @@ def test_undecided_verification(settings: Settings, monkeypatch: pytest.MonkeyPa
     assert check_settings() == []
 
 
+def test_email_verified_false_is_a_warning(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hint depends on whether django-allauth is installed."""
+    settings.HUBSPOT_IDENTIFY = {**GOOD, "EMAIL_VERIFIED": False}
+    (alone,) = check_settings()
+    monkeypatch.setattr("hubspot_identify.checks.apps.is_installed", lambda name: True)
+    (with_allauth,) = check_settings()
+    assert ids([alone, with_allauth]) == ["W014", "W014"]
+    assert alone.hint != with_allauth.hint
+
+
 def test_overruling_allauth(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trusting every address where django-allauth knows which were verified is a warning; asking oneself is none."""
     monkeypatch.setattr("hubspot_identify.checks.apps.is_installed", lambda name: True)

@@ -435,6 +435,7 @@ def _fail(user: object, request: object) -> None:
     [
         ({}, "ok", "This user is identified when logged in."),
         ({"EMAIL_VERIFIED": lambda user, email: False}, "warning", "the address is not verified"),
+        ({"EMAIL_VERIFIED": False}, "warning", "EMAIL_VERIFIED is False"),
         ({"VISITOR": lambda user, request: None}, "warning", "This user is not identified: VISITOR: None"),
         ({"VISITOR": lambda user, request: Visitor("nonsense")}, "warning", "The e-mail address is not valid."),
         ({"VISITOR": _fail}, "warning", "VISITOR fails without a request: RuntimeError."),

@@ -118,9 +118,10 @@ def test_switched_off(ask: Ask, settings: Settings, known: dict[str, Any], enabl
     assert answer(ask()) == NOBODY
 
 
-def test_unverified_address(ask: Ask, settings: Settings, known: dict[str, Any]) -> None:
-    """Who has not proven the address is nobody."""
-    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "EMAIL_VERIFIED": lambda user, email: False}
+@pytest.mark.parametrize("verified", [False, lambda user, email: False])
+def test_unverified_address(ask: Ask, settings: Settings, known: dict[str, Any], verified: object) -> None:
+    """A user whose address has not been verified gets the response for an anonymous visitor."""
+    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "EMAIL_VERIFIED": verified}
     assert answer(ask()) == NOBODY
 
 

@@ -436,6 +436,17 @@ def test_account_inline(render: Render, configure: Configure) -> None:
     assert len(asked) == 1
 
 
+def test_inline_page_is_anonymous_if_email_verified_is_false(render: Render, configure: Configure) -> None:
+    """The page shows the chat, and a logged-in user gets the element of an anonymous visitor."""
+    configure(DELIVERY="inline")
+    keep_token(ada())
+    anonymous = render(request_by(AnonymousUser()))
+    assert render(request_by(ada())) != anonymous
+    configure(DELIVERY="inline", EMAIL_VERIFIED=False)
+    assert render(request_by(ada())) == anonymous
+    assert "data-loader" in script_attributes(anonymous)
+
+
 # Mistakes
 
 

@@ -465,6 +465,11 @@ def test_an_unverified_address_is_nobody() -> None:
     assert asked == [(user, ADDRESS)] * 3
 
 
+def test_no_user_is_identified_if_email_verified_is_false() -> None:
+    """The setting lets a site show the chat before it knows which addresses have been verified."""
+    assert identified(request_of(), EMAIL_VERIFIED=False) is None
+
+
 def test_undecided_sites_without_allauth_are_trusted() -> None:
     """EMAIL_VERIFIED unset identifies; the system check asks for the decision."""
     assert identified(request_of(), EMAIL_VERIFIED=None) is not None

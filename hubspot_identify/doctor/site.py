@@ -202,5 +202,6 @@ def _user_problem(user: Any, config: Config) -> str | None:
     except Exception as error:  # noqa: BLE001 - it is the site's callable
         return _("EMAIL_VERIFIED fails: {error}.").format(error=type(error).__name__)
     if not verified:
-        return _("This user is not identified: {reason}").format(reason=_("the address is not verified"))
+        reason = _("EMAIL_VERIFIED is False") if config.email_verified is False else _("the address is not verified")
+        return _("This user is not identified: {reason}").format(reason=reason)
     return None
