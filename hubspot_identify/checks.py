@@ -78,26 +78,33 @@ def configs_of(source: object) -> list[Config]:
 
 def _problems_of_each(source: object, where: str) -> Iterator[CheckMessage]:
     """What is wrong with single settings: all of it, where ``build_config`` stops at the first."""
+    required = {"API_KEY": "any", "EMAIL_VERIFIED": True}
     for key, value in source.items() if isinstance(source, Mapping) else ():
+        if key == "EMAIL_VERIFIED" and value is None:
+            continue  # the same as a missing one, which _problems_of_all() reports
         if key == "WIDGET" and isinstance(value, Mapping):
             yield from _option_problems(value, f"{where}['WIDGET']")
         else:
-            yield from _setting_problem({"API_KEY": "any", key: value}, "", where)
+            yield from _setting_problem({**required, key: value}, "", where)
 
 
 def _problems_of_all(source: object) -> Iterator[CheckMessage]:
     """What is missing, or wrong with settings that are right by themselves."""
+    accounts = _accounts(source)
     for account in account_names(source):
         where = f"HUBSPOT_IDENTIFY['ACCOUNTS'][{account!r}]" if account else "HUBSPOT_IDENTIFY"
-        yield from _setting_problem(source, account, where)
+        # Accounts that inherit a missing EMAIL_VERIFIED share one error, because it is best set once for all of them.
+        inherits = account and "EMAIL_VERIFIED" not in accounts[account]
+        inherited = ["HUBSPOT_IDENTIFY['EMAIL_VERIFIED']"] if inherits else []
+        yield from _setting_problem(source, account, where, *inherited)
 
 
-def _setting_problem(source: object, account: str, where: str) -> Iterator[CheckMessage]:
+def _setting_problem(source: object, account: str, where: str, *inherited: str) -> Iterator[CheckMessage]:
     try:
         build_config(source, account)
     except ConfigurationError as error:
         text = str(error)
-        if not text.startswith(where):
+        if not text.startswith((where, *inherited)):
             text = text.replace("HUBSPOT_IDENTIFY", where, 1)
         problem, hint = _split(text)
         yield Error(problem, hint=hint, id="hubspot_identify.E001")
@@ -177,21 +184,15 @@ def _credential_problems(config: Config) -> Iterator[CheckMessage]:
 
 
 def _verification_problems(config: Config) -> Iterator[CheckMessage]:
+    # The id W002 is retired and must not be reused. A missing EMAIL_VERIFIED is E001.
     has_allauth = apps.is_installed("allauth.account")
     if config.email_verified is True and has_allauth:
         yield Warning(
-            "HUBSPOT_IDENTIFY['EMAIL_VERIFIED'] is True, so nobody asks django-allauth: whoever signs up with a "
-            "stranger's address, and never proves it, could read that person's conversations.",
-            hint="Leave out EMAIL_VERIFIED; or, if really no address in the user table is unverified, add "
+            "HUBSPOT_IDENTIFY['EMAIL_VERIFIED'] is True, so django-allauth's record of verified addresses is ignored: "
+            "a user who signs up with another person's address could read that person's conversations.",
+            hint="Leave out EMAIL_VERIFIED; or, if all addresses in the user table have been verified, add "
             "hubspot_identify.W012 to SILENCED_SYSTEM_CHECKS.",
             id="hubspot_identify.W012",
-        )
-    elif config.email_verified is None and not has_allauth:
-        yield Warning(
-            "HUBSPOT_IDENTIFY['EMAIL_VERIFIED'] is undecided: until it is, every address in the user table is "
-            "trusted, and whoever signs up with a stranger's could read that person's conversations.",
-            hint="Write True if all addresses were verified, or a callable (user, email) -> bool, or its dotted path.",
-            id="hubspot_identify.W002",
         )
     if config.email_verified is False:
         advice = (

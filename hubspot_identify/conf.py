@@ -44,7 +44,7 @@ class Config:
     region: str = "na1"
     loader_url: str | None = None
     visitor: Callable[[Any, HttpRequest | None], Visitor | None] | str = DEFAULT_VISITOR
-    email_verified: Callable[[Any, str], bool] | bool | None = None  # (user, e-mail) -> verified
+    email_verified: Callable[[Any, str], bool] | bool | None = None  # (user, e-mail) -> verified; None: ask allauth
     impersonated: Callable[[HttpRequest], bool] | None = None
     enabled: Callable[[HttpRequest], bool] | bool = True
     widget: Mapping[str, str | bool] = field(default_factory=lambda: MappingProxyType({"avoidInlineStyles": True}))
@@ -138,24 +138,32 @@ def _without_frames(read: Callable[..., T], memory: _Memory, *args: str) -> T:
 
 
 class _Memory:
-    """What was made from one ``HUBSPOT_IDENTIFY``, which is kept so that no other object can take its id."""
+    """The configurations built from one ``HUBSPOT_IDENTIFY``, and the settings they depend on.
 
-    def __init__(self, source: object, caches: object) -> None:
+    The settings are compared by identity. Keeping references to them prevents their ids from being reused.
+    """
+
+    def __init__(self, source: object, caches: object, installed_apps: object) -> None:
         self.source = source
         self.caches = caches
+        self.installed_apps = installed_apps
         self.configs: dict[str, Config] = {}
         self.chooser: object = NOT_READ
 
 
-_memory = _Memory(None, None)
+_memory = _Memory(None, None, None)
 
 
 def _remembered() -> _Memory:
     global _memory
     source = getattr(settings, "HUBSPOT_IDENTIFY", None)
     memory = _memory
-    if memory.source is not source or memory.caches is not settings.CACHES:
-        memory = _memory = _Memory(source, settings.CACHES)
+    if (
+        memory.source is not source
+        or memory.caches is not settings.CACHES
+        or memory.installed_apps is not settings.INSTALLED_APPS
+    ):
+        memory = _memory = _Memory(source, settings.CACHES, settings.INSTALLED_APPS)
     return memory
 
 
@@ -167,8 +175,8 @@ def build_config(source: object, account: str = "") -> Config:
         # Nothing else is looked at: a developer's machine without any of the other settings has to work.
         return Config(enabled=False, account=account)
     check_keys(values, "HUBSPOT_IDENTIFY")
-    # Those whose defaults need a look too: there is none, it is a dotted path, it has to be there.
-    values = {"API_KEY": None, "VISITOR": DEFAULT_VISITOR, "CACHE": "default", **values}
+    # Settings that are validated even if they are missing: two are required, one is a dotted path, one must exist.
+    values = {"API_KEY": None, "EMAIL_VERIFIED": None, "VISITOR": DEFAULT_VISITOR, "CACHE": "default", **values}
     arguments = {key.lower(): VALIDATORS[key](value) for key, value in values.items()}
     config = Config(**{**arguments, "enabled": enabled, "account": account})
     if config.load_on == "interaction" and config.delivery == "inline":

@@ -31,6 +31,7 @@ from unittest import mock
 
 import requests
 import urllib3
+from django.apps import apps
 from django.conf import settings
 from django.core.cache.backends.locmem import LocMemCache
 from django.urls import reverse
@@ -185,7 +186,8 @@ def fake_hubspot(**overrides: Any) -> Iterator[FakeHubSpot]:
     """Stand in for HubSpot: make tokens without any network, and record for whom.
 
     The chat is switched on where ``ENABLED`` is ``False``, and has a key where there is none, so that a suite may
-    have it switched off for all other tests.
+    have it switched off for all other tests. If the chat is switched on this way, or if there are no settings at all,
+    a missing ``EMAIL_VERIFIED`` is ``True`` in these tests. Otherwise it raises an error, as on the site.
 
     Args:
         overrides: keys of ``HUBSPOT_IDENTIFY`` for these tests, such as ``DELIVERY="inline"``.
@@ -279,9 +281,11 @@ def _forget_process_state() -> None:
 
 def _usable_settings() -> dict[str, Any]:
     values = settings_dict(getattr(settings, "HUBSPOT_IDENTIFY", None) or {}, "HUBSPOT_IDENTIFY")
-    values["API_KEY"] = values.get("API_KEY") or KEY
-    if values.get("ENABLED") is False:
+    if not values or values.get("ENABLED") is False:
         values["ENABLED"] = True
+        if values.get("EMAIL_VERIFIED") is None and not apps.is_installed("allauth.account"):
+            values["EMAIL_VERIFIED"] = True  # settings that disable the chat need not contain the decision
+    values["API_KEY"] = values.get("API_KEY") or KEY
     accounts = VALIDATORS["ACCOUNTS"](values.get("ACCOUNTS", {}))
     values["ACCOUNTS"] = {
         name: {key: value for key, value in overrides.items() if value or key != "API_KEY"}

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
+from django.apps import apps
 from django.conf import settings
 from django.utils.module_loading import import_string
 
@@ -229,13 +230,17 @@ def _visitor(value: object) -> Callable[..., Any]:
 
 
 def _email_verified(value: object) -> Callable[..., Any] | bool | None:
-    if value is None or value is True or value is False:
+    if value is True or value is False:
         return value
     write = (
         "True if all addresses in the user table have been verified, a callable (user, email) -> bool or its dotted "
         "path, or False to show the chat without identifying anyone"
     )
-    return _callable("EMAIL_VERIFIED", value, write)
+    if value is not None:
+        return _callable("EMAIL_VERIFIED", value, write)
+    if not apps.is_installed("allauth.account"):
+        raise wrong("EMAIL_VERIFIED", "is missing", write)
+    return None  # django-allauth's record decides
 
 
 def _impersonated(value: object) -> Callable[..., Any] | None:

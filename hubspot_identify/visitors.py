@@ -233,12 +233,12 @@ def _impersonation_marks() -> tuple[str, ...]:
 
 
 def is_verified(user: Any, visitor: Visitor, config: Config) -> bool:
-    """Whether a visitor's address is known to be the user's, by ``EMAIL_VERIFIED`` or else by django-allauth."""
+    """Return whether the address has been verified, according to ``EMAIL_VERIFIED`` or django-allauth."""
     if callable(config.email_verified):
         return truth("EMAIL_VERIFIED", config.email_verified(user, visitor.email))
-    if config.email_verified is None and apps.is_installed("allauth.account"):
+    if config.email_verified is None:  # which the settings allow only if django-allauth is installed
         return _verified_by_allauth(user, visitor)
-    return config.email_verified is not False
+    return config.email_verified
 
 
 def _verified_by_allauth(user: Any, visitor: Visitor) -> bool:

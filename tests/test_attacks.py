@@ -20,7 +20,7 @@ from support.trouble import TroubledCache
 from hubspot_identify import services
 from hubspot_identify.background import get_workers
 from hubspot_identify.conf import build_config
-from hubspot_identify.exceptions import InvalidVisitorError
+from hubspot_identify.exceptions import ConfigurationError, InvalidVisitorError
 from hubspot_identify.logs import _said
 from hubspot_identify.tokens import entry_key
 from hubspot_identify.tokens import subject as subject_of
@@ -76,6 +76,28 @@ def test_address_that_becomes_another_one(address: str) -> None:
         Visitor(address)
 
 
+@pytest.mark.django_db
+@pytest.mark.parametrize("delivery", ["deferred", "inline"])
+def test_sign_up_with_a_customers_address_gets_no_token_if_email_verified_is_missing(
+    client: Client, settings: Settings, hubspot: TokenServer, delivery: str
+) -> None:
+    """Without django-allauth and without a decision, no interface identifies the user, even with a cached token."""
+    keep_token(ada())
+    eve = User.objects.create_user("eve", "ada@example.com")
+    client.force_login(eve)
+    values = {key: value for key, value in settings.HUBSPOT_IDENTIFY.items() if key != "EMAIL_VERIFIED"}
+    settings.HUBSPOT_IDENTIFY = {**values, "DELIVERY": delivery}
+    with pytest.raises(ConfigurationError):
+        services.identify(request_by(eve))
+    with pytest.raises(ConfigurationError):
+        services.get_token(Visitor(eve.email))
+    assert render_django(request_by(eve)) == ""
+    response = client.get("/hubspot/identity/", headers={"X-HubSpot-Identify": "1"})
+    assert (response.status_code, response.json()) == (503, {"subject": None, "identity": None})
+    assert get_workers().join(5)
+    assert hubspot.calls == 0
+
+
 def test_no_two_accounts_or_visitors_share_a_key() -> None:
     """However the parts are cut or quoted: other account, API, portal, credential or address, other cache entry."""
     parts: dict[str, list[str]] = {
@@ -87,7 +109,9 @@ def test_no_two_accounts_or_visitors_share_a_key() -> None:
     settings = [dict(zip(parts, values, strict=True)) for values in itertools.product(*parts.values())]
     accounts = ["", "a", "1"]
     configs = [
-        build_config({**values, "ACCOUNTS": {"a": {}, "1": {}}}, account) for values in settings for account in accounts
+        build_config({**values, "EMAIL_VERIFIED": True, "ACCOUNTS": {"a": {}, "1": {}}}, account)
+        for values in settings
+        for account in accounts
     ]
     visitors = [ADA, Visitor("da@example.com"), Visitor("ada@example.co")]
     keys = {entry_key(visitor, config) for config in configs for visitor in visitors}

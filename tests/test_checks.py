@@ -17,7 +17,9 @@ from django.urls import clear_script_prefix, include, path, re_path, set_script_
 from pytest_django import Settings
 
 from hubspot_identify.checks import TAG, check_settings
+from hubspot_identify.conf import get_config
 from hubspot_identify.deployment import check_deployment
+from hubspot_identify.exceptions import ConfigurationError
 
 KEY = "pat-na1-secret-of-the-site"
 GOOD: dict[str, Any] = {
@@ -237,11 +239,55 @@ def test_hapikey_against_hubspot(settings: Settings, base_url: str, expected: li
     assert ids(check_settings()) == expected
 
 
-def test_undecided_verification(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trusting every address is a warning of plain ``check`` until the site decides or django-allauth knows."""
-    settings.HUBSPOT_IDENTIFY = {**GOOD, "EMAIL_VERIFIED": None}
-    assert ids(check_settings()) == ["W002"]
+UNDECIDED = {key: value for key, value in GOOD.items() if key != "EMAIL_VERIFIED"}
+DECIDED = {"EMAIL_VERIFIED": lambda user, email: True}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (UNDECIDED, ["E001"]),
+        ({**GOOD, "EMAIL_VERIFIED": None}, ["E001"]),
+        ({**UNDECIDED, "ENABLED": lambda request: True}, ["E001"]),
+        ({**UNDECIDED, "ENABLED": False}, []),
+        ({**UNDECIDED, "ACCOUNTS": {"eu": {"REGION": "eu1"}, "us": {}}}, ["E001"]),
+        ({"ACCOUNTS": {"eu": {"API_KEY": KEY}, "us": {"API_KEY": KEY}}}, ["E001"]),
+        ({"EMAIL_VERIFIED": None, "ACCOUNTS": {"eu": {"API_KEY": KEY, **DECIDED}}}, []),
+        ({**GOOD, "ACCOUNTS": {"eu": {"EMAIL_VERIFIED": None}, "us": {}}}, ["E001"]),
+        ({"ENABLED": False, "ACCOUNTS": {"eu": {"API_KEY": KEY, "ENABLED": True}}}, ["E001"]),
+    ],
+    ids=["missing", "None", "by request", "off", "inherited", "tenants", "by account", "one account", "one is on"],
+)
+def test_missing_email_verified_is_one_error(settings: Settings, source: dict[str, Any], expected: list[str]) -> None:
+    """The error is reported once, however many settings and accounts there are."""
+    settings.HUBSPOT_IDENTIFY = source
+    assert ids(check_settings()) == expected
+
+
+def test_missing_email_verified_has_the_same_text_in_check_and_exception(settings: Settings) -> None:
+    """The check divides the exception's text into its message and its hint."""
+    settings.HUBSPOT_IDENTIFY = UNDECIDED
+    (message,) = check_settings()
+    with pytest.raises(ConfigurationError) as caught:
+        get_config()
+    assert message.hint is not None
+    assert str(caught.value) == f"{message.msg[:-1]}: {message.hint[0].lower()}{message.hint[1:]}"
+
+
+def test_missing_email_verified_error_names_the_place_of_the_setting(settings: Settings) -> None:
+    """Accounts that inherit the setting share an error; one that overrides it with ``None`` has its own."""
+    settings.HUBSPOT_IDENTIFY = {**UNDECIDED, "ACCOUNTS": {"eu": {}}}
+    (shared,) = check_settings()
+    assert shared.msg.startswith("HUBSPOT_IDENTIFY['EMAIL_VERIFIED']")
+    settings.HUBSPOT_IDENTIFY = {**GOOD, "ACCOUNTS": {"eu": {"EMAIL_VERIFIED": None}}}
+    (own,) = check_settings()
+    assert own.msg.startswith(f"{EU}['EMAIL_VERIFIED']")
+
+
+def test_missing_email_verified_is_accepted_with_allauth(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """django-allauth's record decides, so nothing is reported."""
     monkeypatch.setattr("hubspot_identify.checks.apps.is_installed", lambda name: True)
+    settings.HUBSPOT_IDENTIFY = UNDECIDED
     assert check_settings() == []
 
 
@@ -273,9 +319,9 @@ def test_static_files(settings: Settings) -> None:
 def test_accounts_share_their_advice(settings: Settings) -> None:
     """What is so for two accounts is said once."""
     eu = {"PORTAL_ID": "456", "REGION": "eu1"}
-    settings.HUBSPOT_IDENTIFY = {**GOOD, "EMAIL_VERIFIED": None, "ACCOUNTS": {"eu": eu}}
+    settings.HUBSPOT_IDENTIFY = {**GOOD, "EMAIL_VERIFIED": False, "ACCOUNTS": {"eu": eu}}
     settings.CACHES = {"default": SHARED}
-    assert ids(check_settings() + check_deployment()) == ["W002", "W008"]
+    assert ids(check_settings() + check_deployment()) == ["W014", "W008"]
 
 
 def _cache(name: str, **options: Any) -> dict[str, Any]:

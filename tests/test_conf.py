@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.apps import AppConfig
 from django.http import HttpRequest
 from django.test import RequestFactory, override_settings
 from django.views.debug import ExceptionReporter
@@ -24,7 +25,7 @@ from hubspot_identify.visitors import user_visitor
 KEY = "pat-na1-1b2c3d4e"
 OTHER_KEY = "pat-eu1-5f6a7b8c"
 #: As little as there has to be.
-MINIMUM = {"API_KEY": KEY}
+MINIMUM = {"API_KEY": KEY, "EMAIL_VERIFIED": True}
 
 
 def chooser(request: HttpRequest) -> str | None:
@@ -55,7 +56,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         region="na1",
         loader_url=None,
         visitor=user_visitor,
-        email_verified=None,
+        email_verified=True,
         impersonated=None,
         enabled=True,
         widget={"avoidInlineStyles": True},
@@ -169,6 +170,7 @@ WRONG: list[tuple[str, object, str]] = [
     ("VISITOR", "there_is_no.such_module", "can't be imported (there is no such module)"),
     ("VISITOR", "hubspot_identify.conf.KEYS", "is a tuple"),
     ("VISITOR", asynchronous, "is asynchronous"),
+    ("EMAIL_VERIFIED", None, "is missing"),
     ("EMAIL_VERIFIED", 1, "is a int"),
     ("EMAIL_VERIFIED", "yes", "is text, but no dotted path"),
     ("EMAIL_VERIFIED", asynchronous, "is asynchronous"),
@@ -324,7 +326,7 @@ def test_names_from_urls_are_not_collected_where_the_chat_is_off(settings: Setti
 
 def test_an_account_can_be_on_while_the_rest_is_off(settings: Settings) -> None:
     """ENABLED is overridden like everything else."""
-    settings.HUBSPOT_IDENTIFY = {"ENABLED": False, "ACCOUNTS": {"eu": {"ENABLED": True, "API_KEY": KEY}}}
+    settings.HUBSPOT_IDENTIFY = {"ENABLED": False, "ACCOUNTS": {"eu": {**MINIMUM, "ENABLED": True}}}
     assert get_config("eu").enabled is True
     assert get_config().enabled is False
 
@@ -418,6 +420,53 @@ def test_a_chosen_account_has_to_be_text(settings: Settings) -> None:
     settings.HUBSPOT_IDENTIFY = {**MINIMUM, "CHOOSE_ACCOUNT": lambda request: ["eu"]}
     with pytest.raises(ConfigurationError, match=r"'CHOOSE_ACCOUNT'.* returned a list: write "):
         config_for(RequestFactory().get("/"))
+
+
+@pytest.mark.parametrize("source", [{"API_KEY": KEY}, {"API_KEY": KEY, "EMAIL_VERIFIED": None}])
+def test_missing_email_verified_is_a_configuration_error(settings: Settings, source: dict[str, object]) -> None:
+    """Without django-allauth the setting is required, and ``None`` counts as missing."""
+    settings.HUBSPOT_IDENTIFY = source
+    with pytest.raises(ConfigurationError, match="EMAIL_VERIFIED"):
+        get_config()
+
+
+def test_missing_email_verified_is_accepted_if_the_chat_is_disabled() -> None:
+    """``ENABLED = False`` disables the validation of the other settings; a callable does not."""
+    assert build_config({"ENABLED": False}).enabled is False
+    with pytest.raises(ConfigurationError):
+        build_config({"API_KEY": KEY, "ENABLED": yes})
+
+
+def test_email_verified_is_inherited_by_accounts() -> None:
+    """An account can override the setting, also with ``None``, which counts as missing."""
+    source = {**MINIMUM, "ACCOUNTS": {"eu": {}, "us": {"EMAIL_VERIFIED": yes}, "uk": {"EMAIL_VERIFIED": None}}}
+    assert build_config(source, "eu").email_verified is True
+    assert build_config(source, "us").email_verified is yes
+    for wrong in ("uk", "eu"):
+        with pytest.raises(ConfigurationError):
+            build_config(source if wrong == "uk" else {**source, "EMAIL_VERIFIED": None}, wrong)
+
+
+class Allauth(AppConfig):
+    """django-allauth's app without its models, whose tables the test database does not have."""
+
+    name = "allauth.account"
+
+    def import_models(self) -> None:
+        self.models = {}
+
+
+def test_installed_apps_decide_whether_email_verified_may_be_missing(settings: Settings) -> None:
+    """A change of ``INSTALLED_APPS`` takes effect at once, although validated settings are kept."""
+    settings.HUBSPOT_IDENTIFY = {"API_KEY": KEY}
+    with_allauth = [*settings.INSTALLED_APPS, f"{__name__}.Allauth"]
+    for _ in range(2):
+        with pytest.raises(ConfigurationError):
+            get_config()
+        with override_settings(INSTALLED_APPS=with_allauth):
+            assert get_config().email_verified is None
+            with override_settings(INSTALLED_APPS=settings.INSTALLED_APPS[:-1]), pytest.raises(ConfigurationError):
+                get_config()
 
 
 def test_no_repr_of_a_config_shows_a_key() -> None:

@@ -100,7 +100,7 @@ def test_settings_table_names_every_setting_its_type_and_default() -> None:
     rows = {key: (kind, default) for key, kind, default, _ in table_rows("Key")}
     assert sorted(rows) == sorted(KEYS)
     hints = get_type_hints(Config, localns={"HttpRequest": HttpRequest, "Visitor": Visitor})
-    in_words = {"API_KEY": "required", "LOADER_URL": "from REGION and PORTAL_ID"}
+    in_words = {"API_KEY": "required", "EMAIL_VERIFIED": "required", "LOADER_URL": "from REGION and PORTAL_ID"}
     config = Config()
     for key, (kind, text) in rows.items():
         default = getattr(config, key.lower())

@@ -421,7 +421,7 @@ def test_without_a_portal(settings: Settings) -> None:
 
 def test_links_without_a_portal(token_server: TokenServer) -> None:
     """Where the portal is unknown, the links lead to HubSpot's own choice of accounts."""
-    config = build_config({"API_KEY": KEY})
+    config = build_config({"API_KEY": KEY, "EMAIL_VERIFIED": True})
     hint = network._advice(AuthenticationError("no", status=401), config)
     assert hint[1] == "https://app.hubspot.com/private-apps"
 
@@ -479,9 +479,10 @@ def test_not_an_address() -> None:
         call_command("hubspot_doctor", email="nonsense")
 
 
-def test_wrong_settings(settings: Settings, token_server: TokenServer) -> None:
+@pytest.mark.parametrize("values", [{"PORTAL_ID": "123", "EMAIL_VERIFIED": True}, {"API_KEY": KEY}])
+def test_wrong_settings(settings: Settings, token_server: TokenServer, values: dict[str, Any]) -> None:
     """Wrong settings are told by the checks and by the doctor, who then calls nobody."""
-    settings.HUBSPOT_IDENTIFY = {"PORTAL_ID": "123"}
+    settings.HUBSPOT_IDENTIFY = values
     found = findings()
     assert {topic: finding["level"] for topic, finding in found.items()} == {
         "hubspot_identify.E001": "error",
@@ -500,10 +501,10 @@ def test_switched_off(settings: Settings, token_server: TokenServer) -> None:
 
 def test_silenced_checks_stay_silent(settings: Settings) -> None:
     """What the site has silenced the doctor does not bring up again."""
-    configure(settings, EMAIL_VERIFIED=None)
-    assert findings()["hubspot_identify.W002"]["level"] == "warning"
-    settings.SILENCED_SYSTEM_CHECKS = ["hubspot_identify.W002"]
-    assert "hubspot_identify.W002" not in findings()
+    configure(settings, EMAIL_VERIFIED=False)
+    assert findings()["hubspot_identify.W014"]["level"] == "warning"
+    settings.SILENCED_SYSTEM_CHECKS = ["hubspot_identify.W014"]
+    assert "hubspot_identify.W014" not in findings()
 
 
 def test_accounts(settings: Settings, token_server: TokenServer) -> None:
@@ -531,7 +532,7 @@ def test_an_unknown_account_is_told_beside_other_mistakes(settings: Settings) ->
 
 def test_warnings_do_not_fail(settings: Settings) -> None:
     """Advice alone is exit code 0."""
-    configure(settings, EMAIL_VERIFIED=None)
+    configure(settings, EMAIL_VERIFIED=False)
     code, out, _ = run()
     assert (code, out.splitlines()[-1]) == (0, "It works, with 1 warning.")
 
@@ -594,7 +595,7 @@ def test_the_manual_shows_a_real_run(
     settings: Settings, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The output in the manual is that of the doctor, but for the milliseconds."""
-    configure(settings, EMAIL_VERIFIED=None, PORTAL_ID="1234567", LOADER_URL=None)
+    configure(settings, EMAIL_VERIFIED=False, PORTAL_ID="1234567", LOADER_URL=None)
     monkeypatch.setattr(network.requests, "get", lambda url, **options: types.SimpleNamespace(status_code=200))
     scope = "conversations.visitor_identification.tokens.create"
     body = {

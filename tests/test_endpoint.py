@@ -324,6 +324,7 @@ def test_unknown_account(ask: Ask, settings: Settings, known: dict[str, Any], na
     ("values", "complaint"),
     [
         ({"API_KEY": None}, r"HUBSPOT_IDENTIFY\['API_KEY'\]"),
+        ({"EMAIL_VERIFIED": None}, r"HUBSPOT_IDENTIFY\['EMAIL_VERIFIED'\]"),
         ({"CHOOSE_ACCOUNT": lambda request: "us"}, "has no account 'us'"),
     ],
 )

@@ -132,6 +132,7 @@ def hubspot(token_server: TokenServer, settings: Settings, scheme: str, monkeypa
     wait_on_the_wire(PATIENCE, monkeypatch)
     settings.HUBSPOT_IDENTIFY = {
         "API_KEY": KEY,
+        "EMAIL_VERIFIED": True,
         "BASE_URL": token_server.url,
         "AUTH_SCHEME": scheme,
         "TIMEOUT": PATIENCE,
@@ -289,7 +290,12 @@ def test_no_frame_of_ours_below_a_failing_callable_holds_a_secret(settings: Sett
     def fail(*args: object) -> None:
         raise RuntimeError("a mistake of the site's")
 
-    settings.HUBSPOT_IDENTIFY = {"API_KEY": KEY, "VISITOR": lambda user, request: ADA, setting: fail}
+    settings.HUBSPOT_IDENTIFY = {
+        "API_KEY": KEY,
+        "EMAIL_VERIFIED": True,
+        "VISITOR": lambda user, request: ADA,
+        setting: fail,
+    }
     request = RequestFactory().get("/")
     request.user = User(pk=1, username="ada", email=EMAIL, first_name=NAMES[0], last_name=NAMES[1])
     with pytest.raises(RuntimeError) as caught:

@@ -454,6 +454,7 @@ def test_inline_page_is_anonymous_if_email_verified_is_false(render: Render, con
     ("values", "arguments", "complaint"),
     [
         ({"API_KEY": ""}, {}, r"HUBSPOT_IDENTIFY\['API_KEY'\] is missing"),
+        ({"EMAIL_VERIFIED": None}, {}, r"HUBSPOT_IDENTIFY\['EMAIL_VERIFIED'\]"),
         ({"PORTL_ID": "1"}, {}, r"has an unknown key 'PORTL_ID'"),
         ({}, {"account": "eu"}, r"has no account 'eu'; it has none"),
         ({"CHOOSE_ACCOUNT": lambda request: "eu"}, {}, r"has no account 'eu'; it has none"),

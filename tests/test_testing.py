@@ -86,6 +86,21 @@ def test_the_fake_needs_no_settings(settings: Settings, source: object) -> None:
     assert settings.HUBSPOT_IDENTIFY is source
 
 
+def test_missing_email_verified_is_true_if_the_suite_disables_the_chat(settings: Settings, browser: Client) -> None:
+    """A test suite whose settings only disable the chat can still test identification."""
+    settings.HUBSPOT_IDENTIFY = {"ENABLED": False}
+    with fake_hubspot() as hubspot:
+        assert hubspot.identity_of(browser) is not None
+
+
+def test_missing_email_verified_is_left_to_allauth(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With django-allauth its record decides in the tests, too."""
+    monkeypatch.setattr("hubspot_identify.testing.apps.is_installed", lambda name: True)
+    settings.HUBSPOT_IDENTIFY = {"ENABLED": False}
+    with fake_hubspot():
+        assert get_config().email_verified is None
+
+
 def test_callables_of_the_site_still_decide(settings: Settings, browser: Client) -> None:
     """The fake switches on what is off, but leaves a callable alone: consent can be tested."""
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "ENABLED": lambda request: False}

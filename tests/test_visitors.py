@@ -470,11 +470,6 @@ def test_no_user_is_identified_if_email_verified_is_false() -> None:
     assert identified(request_of(), EMAIL_VERIFIED=False) is None
 
 
-def test_undecided_sites_without_allauth_are_trusted() -> None:
-    """EMAIL_VERIFIED unset identifies; the system check asks for the decision."""
-    assert identified(request_of(), EMAIL_VERIFIED=None) is not None
-
-
 def test_a_visitor_of_another_type_is_a_mistake() -> None:
     """A VISITOR that returns something else is told so, by type alone."""
     with pytest.raises(TypeError, match=r"^HUBSPOT_IDENTIFY\['VISITOR'\] returned a str, not a Visitor or None\.$"):

@@ -30,7 +30,7 @@ HUBSPOT_IDENTIFY = {
     "PORTAL_ID": HUBSPOT_PORTAL_ID,
     "REGION": env.str("HUBSPOT_REGION", default="na1"),
     "ENABLED": env.bool("HUBSPOT_ENABLED", default=True),
-    "EMAIL_VERIFIED": True,
+    "EMAIL_VERIFIED": True,  # this site creates all of its users itself, and nobody can sign up
     # The pages that show another way of delivery or of loading use these: {% hubspot_identify account="idle" %}
     "ACCOUNTS": {
         "inline": {"DELIVERY": "inline"},

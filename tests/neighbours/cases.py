@@ -21,6 +21,7 @@ from pytest_django import Settings
 from support.server import TokenServer
 
 from hubspot_identify import services
+from hubspot_identify.exceptions import ConfigurationError
 from hubspot_identify.visitors import Visitor
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -327,6 +328,20 @@ def test_somebody_without_a_row_is_not_looked_for(settings: Settings) -> None:
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "VISITOR": lambda user, request: Visitor(CUSTOMER)}
     request = HttpRequest()
     request.user = Passer()  # type: ignore[assignment]
+    assert services.identify(request) == services.NOBODY
+
+
+@pytest.mark.usefixtures("undecided")
+def test_email_verified_is_required_if_allauth_is_removed(client: Client, settings: Settings) -> None:
+    """Without django-allauth there is no record to decide, so a missing setting is an error at once."""
+    client.force_login(user("ada", CUSTOMER))
+    request = client.get("/").wsgi_request
+    assert services.identify(request) == services.NOBODY
+    installed = settings.INSTALLED_APPS
+    settings.INSTALLED_APPS = [app for app in installed if app != "allauth.account"]
+    with pytest.raises(ConfigurationError):
+        services.identify(request)
+    settings.INSTALLED_APPS = installed
     assert services.identify(request) == services.NOBODY
 
 
