@@ -41,6 +41,7 @@ from . import client as client_module
 from . import store as store_module
 from .background import forget_workers, get_workers
 from .breaker import forget_breakers
+from .conf import config_for
 from .exceptions import (
     AuthenticationError,
     CredentialError,
@@ -146,12 +147,17 @@ class FakeHubSpot:
 
         Returns:
             ``{"email": …, "token": …, "expires_in": …}``, or ``None`` for a visitor who stays unknown.
+
+        Raises:
+            ConfigurationError: a setting is missing or wrong, so the endpoint responded with status 503.
         """
         url = reverse("hubspot_identify:identity", kwargs={"account": account} if account else None)
         response = client.get(url, headers={"X-HubSpot-Identify": "1"}, **extra)
         if response.status_code == 202:
             self.settle()
             response = client.get(url, headers={"X-HubSpot-Identify": "1"}, **extra)
+        if response.status_code == 503:
+            config_for(response.wsgi_request, account)  # raises the error that the endpoint has only logged
         identity: dict[str, Any] | None = response.json()["identity"]
         return identity
 

@@ -7,11 +7,13 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import User
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.test import Client
 from pytest_django import Settings
 from support.server import TokenServer
@@ -99,6 +101,24 @@ def test_missing_email_verified_is_left_to_allauth(settings: Settings, monkeypat
     settings.HUBSPOT_IDENTIFY = {"ENABLED": False}
     with fake_hubspot():
         assert get_config().email_verified is None
+
+
+def test_missing_email_verified_fails_the_tests_of_an_enabled_chat(settings: Settings, browser: Client) -> None:
+    """The error that the endpoint only logs is raised, so that no test passes because of it."""
+    settings.HUBSPOT_IDENTIFY = {"API_KEY": "key-of-the-site"}
+    with fake_hubspot() as hubspot, pytest.raises(exceptions.ConfigurationError):
+        hubspot.identity_of(browser)
+
+
+def test_response_503_of_the_site_itself_is_no_configuration_error(settings: Settings, client: Client) -> None:
+    """A response of a middleware of the site is not mistaken for wrong settings."""
+    settings.MIDDLEWARE = [f"{__name__}.maintenance"]
+    with fake_hubspot() as hubspot:
+        assert hubspot.identity_of(client) is None
+
+
+def maintenance(get_response: object) -> Callable[[HttpRequest], HttpResponse]:
+    return lambda request: JsonResponse({"identity": None}, status=503)
 
 
 def test_callables_of_the_site_still_decide(settings: Settings, browser: Client) -> None:
