@@ -1,4 +1,4 @@
-"""One call over TLS, certificates checked: a kept connection beside new ones.
+"""One call over TLS with verified certificates: this app's client beside other clients.
 
 Two programs of its own: ``calls.py serve <certificate> <key>`` answers at once, so that all the time is the client's;
 ``calls.py <port> <rounds>`` calls it and prints JSON.
@@ -81,7 +81,7 @@ def call(port: int, rounds: int) -> dict[str, float]:
     url = f"https://localhost:{port}"
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "BASE_URL": url}
     visitor = Visitor("user1@example.com", "Ada", "Lovelace")
-    token_client, config = TokenClient(), get_config()
+    config = get_config()
     body = {"email": "user1@example.com", "firstName": "Ada", "lastName": "Lovelace"}
     headers = {"Authorization": f"Bearer {settings.API_KEY}"}
     session = requests.Session()
@@ -97,7 +97,7 @@ def call(port: int, rounds: int) -> dict[str, float]:
         "requests.Session, kept": lambda: session.post(url + settings.TOKEN_PATH, json=body, headers=headers).json()[
             "token"
         ],
-        "TokenClient.create_token": lambda: token_client.create_token(visitor, config),
+        "TokenClient.create_token": lambda: TokenClient().create_token(visitor, config),
         "services.create_token": lambda: services.create_token(visitor).value,
     }
     times: dict[str, list[float]] = {name: [] for name in clients}
