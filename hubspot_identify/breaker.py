@@ -234,7 +234,7 @@ class Breaker:
         if state.cool_down or len(misdirected) == VISITORS:
             self._open_misconfigured(state, error, next_cool_down(state), COOL_DOWN_SPREAD)
         else:
-            self._store.set(self._key, asdict(replace(state, misdirected=misdirected)), FAILURE_RECORD)
+            self._store.set(self._key, asdict(State(refused=state.refused, misdirected=misdirected)), FAILURE_RECORD)
 
     def _threshold_reached(self, visitor: Visitor) -> bool:
         """Record a failure, and return whether there are now too many, from enough visitors.

@@ -26,6 +26,7 @@ def server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[TokenServer]:
     """The token endpoint, reached directly over either scheme, or over TLS through a proxy."""
+    monkeypatch.setattr(client, "CONNECT_TIMEOUT", 30.0)
     monkeypatch.setattr(client, "READ_TIMEOUT", 30.0)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate.authority))
     server = token_server_process.open(None if request.param == "http" else certificate.server)
