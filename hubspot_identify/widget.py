@@ -23,6 +23,7 @@ from ._compat import get_django_nonce, keep_out_of_page_caches, unwrapped
 from .conf import Config, account_chooser, config_for
 from .delivery import endpoint_url, is_inline
 from .exceptions import ConfigurationError
+from .fragment_caches import enclosing_cache
 from .logs import log_misconfiguration, log_seldom
 from .middleware import mark_identified
 from .services import Identification, identify
@@ -89,7 +90,7 @@ def _render(
     if request is not None and callable(config.enabled):
         # The answer may be another one for the next visitor, who may have declined the chat.
         keep_out_of_page_caches(request)
-        if not is_enabled(request, config):
+        if _in_fragment_cache() or not is_enabled(request, config):
             return _opening(src, defer=True) + nonce_attribute + _settings("never") + CLOSING
     endpoint = endpoint_url(config)
     inline = is_inline(config, endpoint)
@@ -179,8 +180,12 @@ def _identity(request: HttpRequest | None, config: Config, found: Identification
     """Who the visitor is, in the page itself. Without ``data-subject`` the script doesn't know."""
     if request is not None:
         keep_out_of_page_caches(request)
-        if found is None and not _in_event_loop():
-            found = identify(request, account=config.account)
+    elif found is None:
+        return EMPTY
+    if _in_fragment_cache():
+        return EMPTY
+    if request is not None and found is None and not _in_event_loop():
+        found = identify(request, account=config.account)
     if found is None:
         return EMPTY
     if request is not None and found.subject is not None:
@@ -188,6 +193,22 @@ def _identity(request: HttpRequest | None, config: Config, found: Identification
     if found.identity is None:
         return format_html(' data-subject="{}"', found.subject or "")
     return format_html(' data-subject="{}" data-identity="{}"', found.subject, json.dumps(found.identity))
+
+
+def _in_fragment_cache() -> bool:
+    """Return whether something around the tag may store what it renders, and log what that is."""
+    cache = enclosing_cache()
+    if cache is None:
+        return False
+    log_seldom(
+        logger,
+        logging.ERROR,
+        "The hubspot_identify tag is inside %s, whose output may be served to other visitors, so nothing that depends "
+        "on the visitor is rendered. Move the tag outside, or use deferred delivery if ENABLED is not a callable.",
+        cache,
+        reason=cache,
+    )
+    return True
 
 
 def _in_event_loop() -> bool:

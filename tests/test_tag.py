@@ -647,30 +647,3 @@ def test_beside_fragment_caches() -> None:
     """Before and after ``{% cache %}`` there is nothing to refuse."""
     source = "{% cache 60 side %}x{% endcache %}{% hubspot_identify %}{% cache 60 foot %}y{% endcache %}"
     assert django_template("{% load cache hubspot_identify %}" + source).render({}, request_by()) == f"x{DEFERRED}y"
-
-
-def test_include_is_out_of_sight(configure: Configure) -> None:
-    """Through ``{% include %}`` the tag can't see ``{% cache %}``: B gets A's identity, unless delivery is deferred.
-
-    The manual warns of it. Should this test fail one day, the warning can go.
-    """
-    chat = "{% load hubspot_identify %}{% hubspot_identify %}"
-    engine = Engine(
-        loaders=[("django.template.loaders.locmem.Loader", {"chat.html": chat})],
-        libraries={
-            "cache": "django.templatetags.cache",
-            "hubspot_identify": "hubspot_identify.templatetags.hubspot_identify",
-        },
-    )
-    page = engine.from_string("{% load cache %}{% cache 60 side %}{% include 'chat.html' %}{% endcache %}")
-
-    def pages() -> list[str]:
-        keep_token(ada())
-        return [page.render(Context({"request": request_by(user)})) for user in (ada(), grace())]
-
-    assert pages() == [DEFERRED, DEFERRED]
-    caches["default"].clear()
-    configure(DELIVERY="inline")
-    first, second = pages()
-    assert first == second
-    assert json.loads(script_attributes(second)["data-identity"])["token"] == "token-of-ada"
