@@ -32,7 +32,11 @@ def hubspot_identify(
     account: str | None = None,
     identity: Identification | None = None,
 ) -> SafeString:
-    """The chat's script element; see the template tag of the same name."""
+    """Return the chat's script element, as the template tag of the same name does.
+
+    With inline delivery, write the call where the element belongs. The app cannot detect that a cache stores a variable
+    set with ``{% set chat = hubspot_identify() %}``.
+    """
     nonce, account, identity = (_given(argument) for argument in (nonce, account, identity))
     if nonce is None:
         nonce = context.get("csp_nonce")

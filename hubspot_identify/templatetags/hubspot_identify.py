@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from django import template
 
+from ..fragment_caches import stores_output
 from ..widget import given, render_script
 
 if TYPE_CHECKING:
@@ -45,12 +46,22 @@ _compile = register.tags["hubspot_identify"]
 
 
 @register.tag(name="hubspot_identify")
-def _compile_outside_of_cache(parser: Parser, token: Token) -> Node:
-    # Wagtail's {% wagtailcache %}, cacheops' {% cached_as %} and their like are meant as well.
-    outer = next((command for command, _ in parser.command_stack if "cache" in command), None)
+def _compile_where_output_is_not_kept(parser: Parser, token: Token) -> Node:
+    """Refuse to compile where a tag or a variable would keep the output. The rest shows when the tag is rendered."""
+    outer = next((command for command, _ in parser.command_stack if stores_output(command)), None)
+    if outer == "compress":
+        raise template.TemplateSyntaxError(
+            "{% hubspot_identify %} must not be inside {% compress %}, which removes the attributes that configure the "
+            "script. Move it out of the block."
+        )
     if outer is not None:
         raise template.TemplateSyntaxError(
-            f"{{% hubspot_identify %}} must not stand inside {{% {outer} %}}: one visitor's identity or nonce would be "
-            "served to others. Put it outside."
+            f"{{% hubspot_identify %}} must not be inside {{% {outer} %}}, which would serve one visitor's identity or "
+            "nonce to other visitors. Move it out of the block."
+        )
+    if "as" in token.split_contents()[-2:-1]:
+        raise template.TemplateSyntaxError(
+            '{% hubspot_identify %} does not support "as": a cache could store the variable, and Django\'s debug page '
+            "would show it, with the visitor's identity in it. Write {% hubspot_identify %} where the element belongs."
         )
     return cast("Node", _compile(parser, token))
