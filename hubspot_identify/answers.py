@@ -56,7 +56,7 @@ def read_token(answer: Answer, *, secrets: Sequence[str]) -> str:
             )
         return token
     if answer.status < 200:
-        # http.client skips only 100. The final response was on its way, and may belong to anyone by now.
+        # http.client skips only 100. The final response would follow on this connection, which is closed.
         raise TransportError(f"HubSpot sent an interim response ({answer.status}) in place of a final one.")
     if 400 <= answer.status < 600:
         raise error_of(answer.status, answer.headers, answer.body, secrets=secrets)
@@ -121,7 +121,7 @@ def error_of(
     """
     fields = _json_object(body)
     category = identifier(fields.get("category"), secrets) or identifier(fields.get("errorType"), secrets)
-    correlation_id = identifier(fields.get("correlationId"), secrets)
+    correlation_id = identifier(fields.get("correlationId") or headers.get("X-HubSpot-Correlation-Id"), secrets)
     if status in _KEY_REJECTED and not (category or correlation_id):
         return UnexpectedResponseError(
             f"A proxy or firewall between the site and HubSpot answered {status}: the response is not HubSpot's.",

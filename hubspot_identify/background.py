@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from django.core.cache import caches
@@ -196,7 +196,7 @@ class Workers:
                     token = job.task(job, client)
         except HubSpotIdentifyError as problem:
             error = problem
-        except (Exception, SystemExit) as problem:  # noqa: BLE001 - a mistake, and no caller waits for it here
+        except BaseException as problem:  # noqa: BLE001 - a mistake, and no caller waits for it here
             _log_mistake(problem)
         finally:
             _close_connections()
@@ -214,12 +214,14 @@ def _aborted_at(moment: float, client: TokenClient) -> Iterator[None]:
     """Abort a client's call if the block has not ended at that moment of the monotonic clock."""
     timer = threading.Timer(moment - time.monotonic(), client.abort)
     timer.name, timer.daemon = "hubspot-identify-abort", True
-    timer.start()
+    with suppress(RuntimeError):  # no more threads, or the interpreter is shutting down: the call runs without it
+        timer.start()
     try:
         yield
     finally:
         timer.cancel()
-        timer.join()
+        if timer.ident is not None:
+            timer.join()
 
 
 #: Held while something is imported here, and while the process forks: a module's own lock that a thread holds at a

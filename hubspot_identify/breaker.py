@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 from .conf import Config
-from .exceptions import APIError, HubSpotIdentifyError
+from .exceptions import APIError, CredentialError, HubSpotIdentifyError
 from .per_process import PerProcess
 from .rate_limit import RateLimit
 from .store import Store, get_store
@@ -31,6 +31,7 @@ VISITORS = 3  # … from at least so many visitors
 COOL_DOWN = 15.0  # seconds, give or take 20 %, doubling …
 COOL_DOWN_SPREAD = 0.2
 LONGEST_COOL_DOWN = 300.0  # … up to here
+RETRY_INTERVAL = 60.0  # seconds after a cool-down, and between calls, for visitors with a failure on record
 KEY_COOL_DOWN = 300.0  # after HubSpot has rejected a key that is fixed text
 SHORTEST_PAUSE, USUAL_PAUSE, LONGEST_PAUSE, DAILY_PAUSE = 1.0, 10.0, 60.0, 900.0  # after 429 and 477
 
@@ -82,12 +83,9 @@ def decode_state(value: object, now: float) -> State:
 
 
 def concerns_all_visitors(error: HubSpotIdentifyError) -> bool:
-    """Whether HubSpot itself says that an error has nothing to do with the visitor: key rejected, rate limit, move.
-
-    The status alone does not say so. A proxy or firewall on the way may send any.
-    """
+    """Whether an error is certain to have nothing to do with the visitor. Any proxy on the way may send a status."""
     if not isinstance(error, APIError):
-        return False
+        return isinstance(error, CredentialError)
     is_of_hubspot = bool(error.category or error.policy or error.correlation_id)
     return error.key_rejected or (error.status in PAUSE_STATUSES and is_of_hubspot)
 
@@ -118,7 +116,7 @@ class Breaker:
         self._store = store
         self._now = now
         self._key = PREFIX + digest("breaker", *scope(config))
-        self._probe_key = f"{self._key}:probe"
+        self._probe_key, self._retry_key = f"{self._key}:probe", f"{self._key}:retry"
         self._failure_keys = [f"{self._key}:failure:{number}" for number in range(FAILURES)]
         self._rate_limit = RateLimit(config.rate_limit, self._key, store, now)
         self._open_until = 0.0
@@ -137,15 +135,20 @@ class Breaker:
         """Return whether a call may be made now. After a cool-down, that is one probe for all processes.
 
         Args:
-            may_probe: whether the visitor has no failure on record. A probe with one that has would keep the breaker
-                open for everyone.
+            may_probe: whether the visitor has no failure on record. A visitor who has one never makes the probe, whose
+                failure would keep the breaker open for everyone.
         """
-        state = self.state
+        state, now = self.state, self._now()
         self._open_until = state.until
-        if self._now() < state.until or (state.cool_down and not may_probe) or not self._rate_limit.allows_call():
+        if now < state.until or not self._rate_limit.allows_call():
             return False
-        # A probe whose host died is waited for no longer than a call can take.
-        return not state.kind or self._store.add(self._probe_key, 1, self._patience)
+        if not state.kind:
+            return True
+        if may_probe:
+            return self._store.add(self._probe_key, 1, self._patience)  # expires, in case the host dies meanwhile
+        # Not a probe: its failure does not count. But a small site may have no other visitors.
+        wait = RETRY_INTERVAL if state.cool_down else 0.0
+        return now >= state.until + wait and self._store.add(self._retry_key, 1, RETRY_INTERVAL)
 
     def record_success(self) -> None:
         """Close the breaker and forget the failures, unless HubSpot has just said to wait."""
@@ -288,10 +291,7 @@ def get_breaker(config: Config) -> Breaker:
     """This process's view of an account's breaker."""
     key = (config.cache, config.rate_limit, config.timeout, *scope(config))
     breakers = _breakers.get()
-    breaker = breakers.get(key)
-    if breaker is None:
-        breaker = breakers.setdefault(key, Breaker(config, get_store(config.cache)))
-    return breaker
+    return breakers.get(key) or breakers.setdefault(key, Breaker(config, get_store(config.cache)))
 
 
 def forget_breakers() -> None:

@@ -39,7 +39,11 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
         messages += _problems_of_all(source)
     configs = configs_of(source)
     for config in configs:
-        messages += [*_delivery_problems(config), *_credential_problems(config), *_verification_problems(config)]
+        messages += [
+            *_delivery_problems(config),
+            *_credential_problems(config),
+            *_verification_problems(config, source),
+        ]
         messages += _chat_problems(config, source)
     if configs:
         messages += _static_problems()
@@ -183,7 +187,7 @@ def _credential_problems(config: Config) -> Iterator[CheckMessage]:
         )
 
 
-def _verification_problems(config: Config) -> Iterator[CheckMessage]:
+def _verification_problems(config: Config, source: object) -> Iterator[CheckMessage]:
     # The id W002 is retired and must not be reused. A missing EMAIL_VERIFIED is E001.
     has_allauth = apps.is_installed("allauth.account")
     if config.email_verified is True and has_allauth:
@@ -201,8 +205,10 @@ def _verification_problems(config: Config) -> Iterator[CheckMessage]:
             else "Write True if all addresses in the user table have been verified, or a callable (user, email) -> "
             "bool or its dotted path"
         )
+        own = "EMAIL_VERIFIED" in _accounts(source).get(config.account, {})
+        where = f"HUBSPOT_IDENTIFY['ACCOUNTS'][{config.account!r}]" if own else "HUBSPOT_IDENTIFY"
         yield Warning(
-            "HUBSPOT_IDENTIFY['EMAIL_VERIFIED'] is False, so the chat is shown but no visitor is identified.",
+            f"{where}['EMAIL_VERIFIED'] is False, so the chat is shown but no visitor is identified.",
             hint=f"{advice}; or, if no visitor is to be identified, add hubspot_identify.W014 to "
             "SILENCED_SYSTEM_CHECKS.",
             id="hubspot_identify.W014",

@@ -8,6 +8,7 @@ https://developers.hubspot.com/docs/api-reference/conversations-visitor-identifi
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -55,11 +56,13 @@ class TokenClient:
             return self._request_token(visitor, config, key)
         except AuthenticationError as error:
             rejection = error.with_traceback(None)  # its frames hold the key
+        new_key = key
         if callable(config.api_key):
-            new_key = fetch_key(config)
-            if new_key != key:
-                return self._request_token(visitor, config, new_key)
-        raise rejection
+            with contextlib.suppress(CredentialError):  # HubSpot's rejection is the better explanation
+                new_key = fetch_key(config)
+        if new_key == key:
+            raise rejection
+        return self._request_token(visitor, config, new_key)
 
     def abort(self) -> None:
         """End the call that another thread is waiting for. From then on, this client opens no connection."""

@@ -117,8 +117,8 @@ def decode_entry(value: object, now: float) -> Entry:
             "retry_at": int() | float() as retry_at,
             "digest": str(digest),
             "failed_at": int() | float() as failed_at,
-        } if 0 <= retry_at <= now + DEAD_AFTER and 0 <= failed_at <= now + CLOCK_SKEW:  # which nan is not
-            pass
+        } if 0 <= retry_at <= now + DEAD_AFTER and failed_at >= 0:  # which nan is not
+            failed_at = min(failed_at, now)  # of a host whose clock is ahead
         case _:
             return NO_ENTRY
     if token is None:

@@ -324,6 +324,14 @@ def test_accounts_share_their_advice(settings: Settings) -> None:
     assert ids(check_settings() + check_deployment()) == ["W014", "W008"]
 
 
+def test_account_that_identifies_no_visitor_is_named(settings: Settings) -> None:
+    """The warning is about the account's own setting, not about the one around it."""
+    settings.HUBSPOT_IDENTIFY = {**GOOD, "ACCOUNTS": {"eu": {"EMAIL_VERIFIED": False}}}
+    (message,) = check_settings()
+    assert message.id == "hubspot_identify.W014"
+    assert message.msg.startswith("HUBSPOT_IDENTIFY['ACCOUNTS']['eu']['EMAIL_VERIFIED']")
+
+
 def _cache(name: str, **options: Any) -> dict[str, Any]:
     return {"BACKEND": f"django.core.cache.backends.{name}", "LOCATION": "127.0.0.1:1", **options}
 

@@ -148,6 +148,18 @@ def test_fresh_key_gets_the_token(client: TokenClient, token_server: TokenServer
     assert email_of(client.create_token(ADA, config_of(token_server.url, API_KEY=next_key))) == ADA.email
 
 
+def test_callable_that_fails_the_second_time_does_not_hide_the_rejection(
+    client: TokenClient, token_server: TokenServer
+) -> None:
+    """HubSpot's own words about the key are what an operator needs."""
+    keys = iter(["expired"])
+    token_server.reject_key()
+    with pytest.raises(AuthenticationError) as caught:
+        client.create_token(ADA, config_of(token_server.url, API_KEY=lambda: next(keys)))
+    assert caught.value.key_rejected
+    assert caught.value.__context__ is None
+
+
 @pytest.mark.parametrize("key", [KEY, lambda: KEY])
 def test_same_rejected_key_is_not_tried_again(client: TokenClient, token_server: TokenServer, key: Any) -> None:
     """A fixed key, and a callable that returns the same key."""

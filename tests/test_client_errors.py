@@ -167,6 +167,13 @@ def test_401_or_403_of_an_intermediary_is_unexpected(status: int, body: object) 
     assert "key" not in str(error)
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_401_or_403_with_the_header_of_hubspot_is_hubspots(status: int) -> None:
+    """Its correlation id may be in the header alone."""
+    error = refusal(status, b"", X_HubSpot_Correlation_Id=ID)
+    assert (type(error), error.correlation_id) == (MEANINGS[status][0], ID)
+
+
 @pytest.mark.parametrize(
     ("status", "body", "key_rejected"),
     [
