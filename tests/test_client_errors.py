@@ -283,6 +283,8 @@ FIELDS = ("category", "errorType", "message", "correlationId", "context", "links
     | JSON.map(json.dumps).map(str.encode)
     | st.dictionaries(st.sampled_from(FIELDS), JSON).map(json.dumps).map(str.encode),
 )
+@example(status=401, headers={}, body=b"")
+@example(status=500, headers={}, body=b"")
 def test_no_answer_breaks_anything(status: int, headers: dict[str, str], body: bytes) -> None:
     """Any body is an error whose text is one printable line and whose attributes are short and of their types."""
     error = error_of(status, headers, body)

@@ -94,6 +94,7 @@ NEARLY_ENTRIES = st.fixed_dictionaries(
 @given(ANYTHING | NEARLY_ENTRIES)
 @example({"token": None, "created_at": 0.0, "retry_at": NOW + 1, "digest": "", "failed_at": NOW})
 @example({"token": None, "created_at": 0.0, "retry_at": NOW - 1, "digest": "", "failed_at": NOW - 9})
+@example({"token": "token", "created_at": NOW, "retry_at": 0, "digest": "", "failed_at": 10**400})
 @example({"token": "token", "created_at": 10**400, "retry_at": 0, "digest": "", "failed_at": 0})
 @example({"token": "token", "created_at": NOW, "retry_at": -(10**400), "digest": "", "failed_at": -(10**400)})
 @example({"token": "token", "created_at": math.nan, "retry_at": math.nan, "digest": "", "failed_at": math.nan})
