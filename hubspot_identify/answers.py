@@ -110,8 +110,8 @@ def error_of(
 ) -> APIError | UnexpectedResponseError:
     """Return the error for a response with a status of 400 or above. Every field of the body is optional.
 
-    A 401 or 403 without HubSpot's JSON comes from a proxy or firewall on the way. It may concern one visitor alone,
-    such as one with ``<script>`` in the name, and says nothing about the key.
+    A 401 or 403 without a category or correlation id of HubSpot's comes from a proxy or firewall on the way. It may
+    concern one visitor alone, such as one with ``<script>`` in the name, and says nothing about the key.
 
     Args:
         status: the HTTP status.

@@ -221,20 +221,11 @@ class Endpoint:
     ) -> bool:
         return await self.answer(connection, status, headers, body.encode("latin-1"))
 
-    async def mood_firewall(
-        self,
-        connection: Connection,
-        request: Options,
-        *,
-        status: int,
-        headers: dict[str, str],
-        body: str,
-        **_: Any,
-    ) -> bool:
+    async def mood_firewall(self, connection: Connection, request: Options, **options: Any) -> bool:
         """Healthy, but requests with ``<script>`` or of a ``refused…`` address get the response of the test."""
-        if "<script>" in request["body"] or '"email": "refused' in request["body"]:
-            return await self.answer(connection, status, headers, body.encode("latin-1"))
-        return await self.mood_healthy(connection, request)
+        is_blocked = "<script>" in request["body"] or '"email": "refused' in request["body"]
+        mood = self.mood_answer if is_blocked else self.mood_healthy
+        return await mood(connection, request, **options)
 
     async def mood_rate_limit(
         self, connection: Connection, request: Options, *, calls: int = 190, seconds: float = 10, **_: Any
