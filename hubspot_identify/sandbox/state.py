@@ -5,6 +5,7 @@ One object, :data:`sandbox`, in one process's memory; every method may be called
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import threading
 import time
@@ -12,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 TOKEN_LIFETIME = 12 * 60 * 60.0
 """Seconds."""
@@ -19,6 +21,13 @@ TOKEN_LIFETIME = 12 * 60 * 60.0
 RATE_LIMIT = 190
 RATE_WINDOW = 10.0
 """At most RATE_LIMIT calls in any RATE_WINDOW seconds, for each credential."""
+
+MAX_TOKENS = 10_000
+MAX_CONTACTS = 1000
+MAX_THREADS = 1000
+MAX_MESSAGES = 200
+MAX_TEXT = 2000
+"""Limits of what is kept. Beyond the limits the oldest is dropped; a text is cut after MAX_TEXT characters."""
 
 
 class Mood(StrEnum):
@@ -101,7 +110,8 @@ class Sandbox:
             self._mood = Mood.HEALTHY
             self._tokens: dict[str, IssuedToken] = {}
             self._contacts: dict[str, Contact] = {}
-            self._threads: list[Thread] = []
+            self._threads: deque[Thread] = deque(maxlen=MAX_THREADS)
+            self._thread_ids = itertools.count(1)
             self._windows: dict[str, deque[float]] = {}
             self._changed.notify_all()
 
@@ -127,12 +137,13 @@ class Sandbox:
 
     def record(self, path: str, email: str, status: int | None) -> None:
         """Note one call of the token API."""
-        self.calls.append(Call(path, email, status))
+        self.calls.append(Call(path, email[:MAX_TEXT], status))
 
     def remaining(self, credential: str) -> int | None:
         """Count a call against the rolling limit; calls still allowed, or ``None`` if this one is not."""
         now = self._clock()
         with self._changed:
+            self._windows = {key: times for key, times in self._windows.items() if times[-1] > now - RATE_WINDOW}
             window = self._windows.setdefault(credential, deque())
             while window and window[0] <= now - RATE_WINDOW:
                 window.popleft()
@@ -148,7 +159,8 @@ class Sandbox:
         token = f"sandbox.{secrets.token_urlsafe(48)}/~{secrets.token_hex(4)}=="
         with self._changed:
             self._tokens = {text: made for text, made in self._tokens.items() if made.expires_at > now}
-            self._tokens[token] = IssuedToken(email, first_name, last_name, now + TOKEN_LIFETIME)
+            self._tokens[token] = IssuedToken(email, first_name[:MAX_TEXT], last_name[:MAX_TEXT], now + TOKEN_LIFETIME)
+            _drop_oldest(self._tokens, MAX_TOKENS)
         return token
 
     # -- the chat
@@ -189,14 +201,15 @@ class Sandbox:
         with self._changed:
             thread = self.thread(email, token, utk)
             if thread is None:
-                thread = Thread(id=len(self._threads) + 1, utk=utk)
+                thread = Thread(id=next(self._thread_ids), utk=utk[:MAX_TEXT])
                 self._threads.append(thread)
             if contact := self._remember(email, token):
                 thread.contact = contact
             elif email:
-                thread.claimed = email
-            thread.page = page or thread.page
-            thread.messages.append(text)
+                thread.claimed = email[:MAX_TEXT]
+            thread.page = page[:MAX_TEXT] or thread.page
+            thread.messages.append(text[:MAX_TEXT])
+            del thread.messages[:-MAX_MESSAGES]
             return thread
 
     def _remember(self, email: str, token: str) -> Contact | None:
@@ -207,12 +220,18 @@ class Sandbox:
             contact.first_name = contact.first_name or made.first_name
             contact.last_name = contact.last_name or made.last_name
             self._contacts[contact.email.lower()] = contact
+            _drop_oldest(self._contacts, MAX_CONTACTS)
         return contact
 
     def threads(self) -> list[Thread]:
         """All conversations, newest first."""
         with self._changed:
             return list(reversed(self._threads))
+
+
+def _drop_oldest(values: dict[str, Any], limit: int) -> None:
+    while len(values) > limit:
+        del values[next(iter(values))]
 
 
 sandbox = Sandbox()

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseForbidden, JsonResponse
 from django.template import Context, Engine
 from django.views.decorators.cache import never_cache
 from django.views.decorators.clickjacking import xframe_options_sameorigin
@@ -25,16 +25,18 @@ TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
 
 
 def development_only(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponseBase]:
-    """Every view of the sandbox: 404 unless ``DEBUG``, and as open as HubSpot's own hosts are.
+    """Return a view of the sandbox: 404 unless ``DEBUG``, 403 for a ``POST`` of a page of another site.
 
-    The token API and the chat speak to other origins' standards, not the site's: neither its log-in nor its
-    CSRF cookie applies to them, and the mood is worth no protection.
+    The token API is called by programs, which have no CSRF cookie. Browsers name the origin of every ``POST``.
     """
 
     @wraps(view)
     def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not settings.DEBUG:
             raise Http404
+        origin = request.headers.get("Origin")
+        if request.method == "POST" and origin is not None and origin.partition("://")[2] != request.get_host():
+            return HttpResponseForbidden("The sandbox accepts no POST from another site.", content_type="text/plain")
         return view(request, *args, **kwargs)
 
     open_view: Callable[..., HttpResponseBase] = login_not_required(csrf_exempt(never_cache(wrapper)))

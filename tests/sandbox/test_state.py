@@ -5,6 +5,7 @@ import re
 import pytest
 
 from hubspot_identify.conf import TOKEN
+from hubspot_identify.sandbox import state
 from hubspot_identify.sandbox.state import RATE_LIMIT, RATE_WINDOW, TOKEN_LIFETIME, Sandbox
 
 
@@ -113,3 +114,54 @@ def test_an_unverified_claim_is_kept_for_the_agent_to_see(sandbox: Sandbox) -> N
     """An address without a token of its own is a claim, not a contact."""
     thread = sandbox.say("let me in", email="ada@example.com", token="made up", utk="cookie")
     assert (thread.contact, thread.claimed) == (None, "ada@example.com")
+
+
+@pytest.fixture
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, limit in {"MAX_TOKENS": 3, "MAX_CONTACTS": 3, "MAX_THREADS": 3, "MAX_TEXT": 10}.items():
+        monkeypatch.setattr(state, name, limit)
+
+
+@pytest.mark.usefixtures("small_limits")
+def test_memory_is_bounded(clock: Clock) -> None:
+    """Beyond the limits the oldest token, contact and conversation are dropped, and texts are cut."""
+    sandbox = Sandbox(clock)
+    tokens = {f"{n}@x.test": sandbox.issue(f"{n}@x.test", "Name" * 10) for n in range(5)}
+    assert [sandbox.believe(email, token) is not None for email, token in tokens.items()] == [False] * 2 + [True] * 3
+    for n in range(5):
+        sandbox.say("Message" * 10, utk=str(n), page="/page/" * 10)
+    threads = sandbox.threads()
+    assert [(thread.id, thread.utk) for thread in threads] == [(5, "4"), (4, "3"), (3, "2")]
+    assert {(len(thread.messages[0]), len(thread.page)) for thread in threads} == {(10, 10)}
+    for email, token in list(tokens.items())[2:]:
+        sandbox.say("Hello", email=email, token=token)
+        contact = sandbox.believe(email, token)
+        assert contact is not None
+        assert len(contact.first_name) == 10
+
+
+def test_messages_of_a_conversation_are_bounded(sandbox: Sandbox) -> None:
+    """A conversation keeps its last messages."""
+    for n in range(state.MAX_MESSAGES + 5):
+        thread = sandbox.say(str(n), utk="one")
+    assert list(thread.messages) == [str(n) for n in range(5, state.MAX_MESSAGES + 5)]
+
+
+def test_contacts_are_bounded(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest contact is dropped. A token that was issued for it still identifies it."""
+    monkeypatch.setattr(state, "MAX_CONTACTS", 1)
+    for name in ("Ada", "Grace"):
+        sandbox.say("Hello", email=f"{name}@x.test", token=sandbox.issue(f"{name}@x.test", name))
+    renamed = {
+        name: sandbox.believe(f"{name}@x.test", sandbox.issue(f"{name}@x.test", "Eve")) for name in ("Ada", "Grace")
+    }
+    assert [contact and contact.first_name for contact in renamed.values()] == ["Eve", "Grace"]
+
+
+def test_rate_limit_forgets_old_credentials(sandbox: Sandbox, clock: Clock) -> None:
+    """A window without calls is dropped, so that many credentials take no memory for long."""
+    for n in range(100):
+        sandbox.remaining(f"key {n}")
+    clock.now += RATE_WINDOW
+    sandbox.remaining("key")
+    assert len(sandbox._windows) == 1

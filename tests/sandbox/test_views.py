@@ -90,6 +90,24 @@ def test_the_mood_is_switched_by_a_post(sandbox: Sandbox) -> None:
     assert "healthy" in refused.json()["moods"]
 
 
+@pytest.mark.parametrize("origin", ["https://evil.test", "http://testserver:8001", "null"])
+def test_post_from_another_site_is_refused(sandbox: Sandbox, origin: str) -> None:
+    """A page of another site can neither switch the scenario, nor write messages, nor create tokens."""
+    client = Client(headers={"origin": origin})
+    token_api = "/sandbox/api/visitor-identification/v3/tokens/create?hapikey=key"
+    body = {"email": "ada@example.com", "text": "Hello"}
+    assert client.post("/sandbox/mood/", {"mood": "500"}).status_code == 403
+    for url in ("/sandbox/chat/123/thread/", token_api):
+        assert client.post(url, body, content_type="application/json").status_code == 403
+    assert (sandbox.mood, sandbox.threads(), len(sandbox.calls)) == ("healthy", [], 0)
+
+
+def test_post_from_the_same_site_is_accepted(sandbox: Sandbox) -> None:
+    """The chat's own frame and pages of the site may write."""
+    client = Client(headers={"origin": "http://testserver"})
+    assert client.post("/sandbox/mood/", {"mood": "500"}).status_code == 200
+
+
 def test_the_chat_may_be_framed_by_its_own_site(sandbox: Sandbox, settings: Settings) -> None:
     """The iframe works under Django's clickjacking middleware, for the site's own pages."""
     settings.MIDDLEWARE = ["django.middleware.clickjacking.XFrameOptionsMiddleware"]
