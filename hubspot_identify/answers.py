@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 
 from .conf import TOKEN
@@ -26,8 +26,15 @@ from .exceptions import (
     UnexpectedResponseError,
 )
 
+if TYPE_CHECKING:
+    from .visitors import Visitor
+
 MAX_BODY = 64 * 1024  # bytes, after decompression
 MAX_TEXT = 500  # characters kept of a text of HubSpot's
+#: Shorter secrets, such as a name of two letters, are replaced only where they are whole words.
+REPLACED_ANYWHERE = 3  # characters
+#: The same for identifiers, which are no prose: "Ali" is a name, and three letters of ``VALIDATION_ERROR``.
+REPLACED_ANYWHERE_IN_IDENTIFIERS = 8
 
 
 class Answer:
@@ -117,7 +124,8 @@ def error_of(
         status: the HTTP status.
         headers: with ``Retry-After`` and ``X-HubSpot-RateLimit-Interval-Milliseconds``, where HubSpot sent them.
         body: JSON with ``category``, ``correlationId``, ``message``, …; or anything else.
-        secrets: texts to replace in what HubSpot says.
+        secrets: texts to replace in what HubSpot says, which may quote the request: the key, and what
+            :func:`personal_data` returns.
     """
     fields = _json_object(body)
     category = identifier(fields.get("category"), secrets) or identifier(fields.get("errorType"), secrets)
@@ -136,7 +144,7 @@ def error_of(
         f"{text} ({', '.join(details)})" if details else text,
         status=status,
         category=category,
-        message=_plain(fields.get("message"), secrets),
+        hubspot_message=_plain(fields.get("message"), secrets),
         correlation_id=correlation_id,
         context=_context(fields.get("context"), secrets),
         links=_links(fields.get("links"), secrets),
@@ -174,29 +182,43 @@ def _milliseconds(value: str | None) -> float | None:
     return int(value) / 1000 if value and re.fullmatch(r"[0-9]{1,9}", value) else None
 
 
+def personal_data(visitor: Visitor) -> list[str]:
+    """Return the texts of a request that say who the visitor is. Names also word by word: HubSpot may quote a part."""
+    names = (visitor.first_name, visitor.last_name)
+    words = [word for name in names for word in re.findall(r"[^\W_]+", name)]
+    return [visitor.email, *names, *words, *(value for _, value in visitor.context)]
+
+
 def identifier(value: object, secrets: Sequence[str]) -> str:
-    """A word of HubSpot's that may stand in a log line, or nothing."""
+    """Return a word of HubSpot's that may appear in a log line, or an empty string."""
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_.:-]{1,100}", value):
         return ""
-    return value if value == _redacted(value, secrets) else ""
+    return value if value == _redacted(value, secrets, REPLACED_ANYWHERE_IN_IDENTIFIERS) else ""
 
 
 def _plain(value: object, secrets: Sequence[str]) -> str:
     """A text of HubSpot's in one printable line, cut, and with the secrets replaced."""
     if not isinstance(value, str):
         return ""
-    value = _redacted(value, secrets)
+    value = _redacted(value, secrets, REPLACED_ANYWHERE)
     value = "".join(char if char.isprintable() else " " for char in value)
     return value if len(value) <= MAX_TEXT else f"{value[:MAX_TEXT]}…"
 
 
-def _redacted(text: str, secrets: Sequence[str]) -> str:
-    """Without the secrets, however encoded, and without anything that looks like an e-mail address: HubSpot may spell
-    the visitor's in its own way.
+def _redacted(text: str, secrets: Sequence[str], anywhere: int) -> str:
+    """Replace the secrets, in any case and encoding, and everything that looks like an e-mail address.
+
+    Args:
+        text: what HubSpot says.
+        secrets: what to replace. The longest come first, because one may be a part of another.
+        anywhere: characters from which a secret is replaced inside of words, too.
     """
-    for secret in secrets:
-        for spelling in {secret, quote(secret, safe=""), quote_plus(secret)}:
-            text = re.sub(re.escape(spelling), "***", text, flags=re.IGNORECASE)
+    for secret in sorted({*secrets} - {""}, key=len, reverse=True):
+        for spelling in {secret, quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1]}:
+            pattern = re.escape(spelling)
+            if len(secret) < anywhere:
+                pattern = rf"(?<![^\W_]){pattern}(?![^\W_])"
+            text = re.sub(pattern, "***", text, flags=re.IGNORECASE)
     return re.sub(r"\S+", lambda word: "***" if _AT_SIGN.search(word[0]) else word[0], text)
 
 

@@ -18,7 +18,7 @@ import requests
 import requests.auth
 import urllib3
 
-from .answers import MAX_BODY, Answer, read_token
+from .answers import MAX_BODY, Answer, personal_data, read_token
 from .conf import Config
 from .exceptions import AuthenticationError, CredentialError, TransportError
 from .transport import CallSockets, calling, new_session
@@ -72,7 +72,7 @@ class TokenClient:
         answer = self._post(visitor, config, key)
         if isinstance(answer, TransportError):
             raise answer
-        return read_token(answer, secrets=(key, visitor.email))
+        return read_token(answer, secrets=(key, *personal_data(visitor)))
 
     def _post(self, visitor: Visitor, config: Config, key: str) -> Answer | TransportError:
         """Send the request and read the response, on a connection of its own.

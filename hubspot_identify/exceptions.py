@@ -1,7 +1,8 @@
 """What can go wrong, named by what the caller would do about it.
 
-The texts of these errors hold the status, HubSpot's category and correlation id, and words of ours. What HubSpot
-itself said is an attribute (:attr:`APIError.message`), because it likes to quote the visitor's e-mail address.
+The texts of these errors contain the status, HubSpot's category and correlation id, and the app's own words. HubSpot's
+message is a separate attribute (:attr:`APIError.hubspot_message`), because it often quotes the request. It is not named
+``message``: error reporters use an attribute of that name as the text of an exception.
 
 Errors of HubSpot: https://developers.hubspot.com/docs/api-reference/error-handling
 """
@@ -52,12 +53,15 @@ class UnexpectedResponseError(HubSpotIdentifyError):
 
 
 class APIError(HubSpotIdentifyError):
-    """HubSpot refused. Every attribute but ``status`` is optional in HubSpot's answer.
+    """HubSpot refused. Every attribute but ``status`` is optional in HubSpot's response.
+
+    In the texts of all attributes, the key and the visitor's e-mail address, names and context values are replaced by
+    ``***``, in any case and however encoded. Those of one or two characters are replaced only as whole words.
 
     Attributes:
         status: the HTTP status.
         category: HubSpot's category, such as ``VALIDATION_ERROR``; for 429 ``RATE_LIMIT``.
-        message: what HubSpot said, with the visitor's e-mail and the key replaced.
+        hubspot_message: HubSpot's message.
         correlation_id: what HubSpot's support asks for.
         context: lists of texts by name, such as ``{"missingScopes": […]}``.
         links: addresses by name.
@@ -73,7 +77,7 @@ class APIError(HubSpotIdentifyError):
         *,
         status: int = 0,
         category: str = "",
-        message: str = "",
+        hubspot_message: str = "",
         correlation_id: str = "",
         context: Mapping[str, Sequence[str]] | None = None,
         links: Mapping[str, str] | None = None,
@@ -84,7 +88,7 @@ class APIError(HubSpotIdentifyError):
         super().__init__(text)
         self.status = status
         self.category = category
-        self.message = message
+        self.hubspot_message = hubspot_message
         self.correlation_id = correlation_id
         self.context = context or {}
         self.links = links or {}

@@ -15,7 +15,7 @@ import responses
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hubspot_identify.answers import MAX_TEXT, error_of, parse_retry_after
+from hubspot_identify.answers import MAX_TEXT, error_of, parse_retry_after, personal_data
 from hubspot_identify.client import TokenClient
 from hubspot_identify.conf import build_config
 from hubspot_identify.exceptions import (
@@ -105,7 +105,7 @@ def test_each_status_is_its_error(status: int) -> None:
     assert vars(error) == {
         "status": status,
         "category": "SOME_CATEGORY",
-        "message": "That did not work.",
+        "hubspot_message": "That did not work.",
         "correlation_id": ID,
         "context": {"missingScopes": ["scope-a", "scope-b"]},
         "links": {"scopes": "https://developers.hubspot.com/scopes"},
@@ -145,7 +145,7 @@ def test_every_field_is_optional(status: int, body: object) -> None:
     assert vars(error) == {
         "status": status,
         "category": "",
-        "message": "",
+        "hubspot_message": "",
         "correlation_id": "",
         "context": {},
         "links": {},
@@ -292,7 +292,8 @@ def test_no_answer_breaks_anything(status: int, headers: dict[str, str], body: b
     assert len(str(error)) < 500
     if isinstance(error, UnexpectedResponseError):
         return
-    texts = [error.message, error.category, error.correlation_id, error.policy, *error.links, *error.links.values()]
+    texts = [error.hubspot_message, error.category, error.correlation_id, error.policy]
+    texts += [text for link in error.links.items() for text in link]
     texts += [text for name, values in error.context.items() for text in (name, *values)]
     assert all(text.isprintable() and len(text) <= MAX_TEXT + 1 for text in texts)
     assert error.retry_after is None or error.retry_after >= 0
@@ -316,13 +317,59 @@ def test_no_answer_breaks_anything(status: int, headers: dict[str, str], body: b
 )
 def test_what_hubspot_says_is_one_line_without_secrets(message: str, kept: str) -> None:
     """The message is cut, made printable, and says neither address nor key, however spelled."""
-    assert refusal(400, {"message": message}).message == kept
+    assert refusal(400, {"message": message}).hubspot_message == kept
 
 
 def test_a_key_is_hidden_in_its_encoded_form_too() -> None:
     """A proxy that quotes the address of a request in hapikey mode quotes the key encoded."""
     error = error_of(400, {}, b'{"message": "GET /?hapikey=a%2Fb+c&x a/b c a%2fb%20c"}', secrets=("a/b c",))
-    assert error.message == "GET /?hapikey=***&x *** ***"
+    assert error.hubspot_message == "GET /?hapikey=***&x *** ***"
+
+
+def test_error_reporters_find_no_text_of_hubspot() -> None:
+    """Sentry and others use an attribute ``message`` as the text of an exception."""
+    error = refusal(400, {"message": "a text of HubSpot"})
+    assert error.hubspot_message == "a text of HubSpot"
+    assert not hasattr(error, "message")
+    assert "a text of HubSpot" not in f"{error} {error.args}"
+
+
+@pytest.mark.parametrize(
+    ("message", "kept"),
+    [
+        ("ADA or ada or Ada%20Lovelace", "*** or *** or ***%20***"),
+        ("{\\nAda\\n}", "{\\n***\\n}"),
+        ("name=O%27Brien O&#39;Brien O'BRIEN O+Brien", "name=*** ***&#39;*** *** ***+***"),
+        ("Zo%C3%AB zo\\u00eb Zoë ZOË", "*** *** *** ***"),
+        ("an order of an Li Lima", "*** order of *** *** Lima"),
+        ("plan=Gold+%2B or gold + or gold", "plan=*** or *** or gold"),
+    ],
+)
+def test_hubspots_texts_name_no_visitor(message: str, kept: str) -> None:
+    """Names and context values are replaced in any case and encoding; very short ones only as whole words."""
+    visitors = [
+        Visitor("ada@example.com", "Ada", "Lovelace"),
+        Visitor("ada@example.com", "Zoë", "O'Brien"),
+        Visitor("ada@example.com", "An", "Li", {"plan": "gold +", "note": ""}),
+    ]
+    secrets = [text for visitor in visitors for text in personal_data(visitor)]
+    body = {"message": message, "context": {message: [message]}, "links": {message: f"https://x.example/ {message}"}}
+    error = error_of(400, {}, json.dumps(body).encode(), secrets=secrets)
+    assert isinstance(error, APIError)
+    assert error.hubspot_message == kept
+    assert error.context == {kept: [kept]}
+    assert error.links == {kept: f"https://x.example/ {kept}"}
+
+
+@pytest.mark.parametrize("field", ["category", "correlationId", "policyName"])
+@pytest.mark.parametrize(("value", "kept"), [("VALIDATION_ERROR", True), ("ALI_x", False), ("id:lovelaces", False)])
+def test_identifiers_survive_names_that_are_a_part_of_them(field: str, value: str, kept: bool) -> None:
+    """``VALIDATION_ERROR`` contains the name of every Ali. A name that is a whole word is not logged."""
+    body = json.dumps({field: value}).encode()
+    error = error_of(400, {}, body, secrets=personal_data(Visitor("ada@example.com", "Ali", "Lovelace")))
+    assert isinstance(error, APIError)
+    assert f"{error.category}{error.correlation_id}{error.policy}" == (value if kept else "")
+    assert (value in str(error)) == (kept and field != "policyName")
 
 
 @pytest.mark.parametrize("field", ["category", "errorType", "correlationId", "policyName"])

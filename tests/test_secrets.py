@@ -33,8 +33,9 @@ from hubspot_identify.visitors import Visitor
 KEY = "pat-na1-5ec2e7.5ec2e7"
 EMAIL = "ada.lovelace@example.com"
 NAMES = ("Augusta", "Byron-King")
+CONTEXT = "context-of-the-visitor"
 TOKEN = "t0ken-0f-the-visit0r"
-ADA = Visitor(EMAIL, *NAMES, context=(("plan", "context-of-the-visitor"),))
+ADA = Visitor(EMAIL, *NAMES, context=(("plan", CONTEXT),))
 
 PATIENCE = 20.0  # seconds, for machines with much else to do
 
@@ -47,7 +48,7 @@ SECRETS = {
         EMAIL.partition("@")[0],
         TOKEN,
         *NAMES,
-        "context-of-the-visitor",
+        CONTEXT,
     )
     for spelling in (secret, quote(secret, safe=""), quote(quote(secret, safe=""), safe=""))
 }
@@ -60,9 +61,10 @@ ECHO = {
     "errorType": EMAIL,
     "correlationId": f"id\nERROR forged by {EMAIL}",
     "policyName": f"{KEY}",
-    "message": f"{MARK} {EMAIL} {EMAIL.upper()} {quote(EMAIL)} Bearer {KEY} ?hapikey={KEY}\nERROR forged",
-    "context": {EMAIL: [KEY, EMAIL]},
-    "links": {KEY: f"https://x.example/?email={quote(EMAIL)}&hapikey={KEY}"},
+    "message": f"{MARK} {EMAIL} {EMAIL.upper()} {quote(EMAIL)} Bearer {KEY} ?hapikey={KEY}\nERROR forged "
+    f"{NAMES[0].upper()} firstName={NAMES[1]} {CONTEXT}",
+    "context": {EMAIL: [KEY, EMAIL], NAMES[0]: [NAMES[1], CONTEXT]},
+    "links": {KEY: f"https://x.example/?email={quote(EMAIL)}&hapikey={KEY}&name={NAMES[0]}+{NAMES[1]}#{CONTEXT}"},
 }
 ECHO_TEXT = json.dumps(ECHO)
 
@@ -215,7 +217,7 @@ def test_no_ending_of_a_call_tells_a_secret(
     hubspot.mood(ending.mood, **ending.options)
 
     error = error_of_a_call(ADA)
-    message = getattr(error, "message", "")
+    message = getattr(error, "hubspot_message", "")
     assert found_in(message) <= {MARK}
     for text in texts_of(error):
         assert found_in(text.replace(repr(message), "")) == set()
@@ -232,7 +234,7 @@ def test_no_ending_of_a_call_tells_a_secret(
 
     assert get_workers().join(PATIENCE)
     (sent,) = signals_sent
-    sent["error"].message = ""
+    sent["error"].hubspot_message = ""
     for report in reports_of(sent["error"], settings):
         assert found_in(report) == set()
     assert type(sent["error"]) is type(error)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import requests
 from django.utils.translation import gettext as _
 
-from ..answers import identifier
+from ..answers import identifier, personal_data
 from ..client import CONNECT_TIMEOUT, READ_TIMEOUT, TokenClient
 from ..conf import Config
 from ..exceptions import APIError, CredentialError, HubSpotIdentifyError, TransportError
@@ -76,7 +76,7 @@ class _AttentiveClient(TokenClient):
         outcome = super()._post(visitor, config, key)
         headers: Mapping[str, str] = getattr(outcome, "headers", {})
         self.date = headers.get("Date", "")
-        self.correlation_id = identifier(headers.get("X-HubSpot-Correlation-Id"), (key, visitor.email))
+        self.correlation_id = identifier(headers.get("X-HubSpot-Correlation-Id"), (key, *personal_data(visitor)))
         return outcome
 
 
@@ -122,8 +122,8 @@ def _explained(error: HubSpotIdentifyError, config: Config, seconds: float) -> F
     hint, link = _advice(error, config)
     text = str(error) if str(error).endswith(".") else f"{error}."
     if isinstance(error, APIError):
-        if error.message:
-            text += " " + _("HubSpot says: {message}").format(message=error.message)
+        if error.hubspot_message:
+            text += " " + _("HubSpot says: {message}").format(message=error.hubspot_message)
         return Finding("token", ERROR, text, hint, link, seconds, error.correlation_id)
     return Finding("token", ERROR, text, hint, link, seconds)
 
