@@ -170,7 +170,7 @@ def _look_up(visitor: Visitor, config: Config) -> Found:
     """One read of the cache, and where it says so a try for a worker. The rest is the worker's."""
     now = time.time()
     key = entry_key(visitor, config)
-    entry = decode_entry(get_store(config.cache).get(key), now)
+    entry = decode_entry(get_store(config.cache).get(key), key, now)
     token = VisitorToken(entry.token, visitor, entry.created_at) if entry.token else None
     if not entry.is_due(visitor, now) or get_breaker(config).is_known_open:
         return Found(token)

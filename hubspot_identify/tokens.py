@@ -35,6 +35,8 @@ CLOCK_SKEW = 30.0
 
 #: Stands at the front of every key of ours; the number changes with the shape of what is stored.
 PREFIX = "hubspot_identify:1:"
+#: Characters of a key that its entry repeats: 128 bits of the digest at its end.
+OWNER_LENGTH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +76,15 @@ class Entry:
     digest: str
     failed_at: float = 0.0
 
-    def as_primitives(self) -> dict[str, Any]:
-        """What is stored: no class of ours, so that no version of the app stumbles over another's."""
+    def as_primitives(self, key: str) -> dict[str, Any]:
+        """Return what is stored: no class of the app, so that other versions of the app can read or ignore it.
+
+        Args:
+            key: the cache key. The entry repeats its digest, by which :func:`decode_entry` recognises that the entry
+                belongs to the same visitor and account.
+        """
         return {
+            "owner": key[-OWNER_LENGTH:],
             "token": self.token,
             "created_at": self.created_at,
             "retry_at": self.retry_at,
@@ -108,16 +116,20 @@ class Entry:
 NO_ENTRY = Entry(token=None, created_at=0.0, retry_at=0.0, digest="")
 
 
-def decode_entry(value: object, now: float) -> Entry:
-    """Read what the cache returned. Anything that is not an entry of ours, alive at ``now``, is :data:`NO_ENTRY`."""
+def decode_entry(value: object, key: str, now: float) -> Entry:
+    """Decode what the cache returned for a key. Anything but a valid entry for this key is :data:`NO_ENTRY`.
+
+    A cache client whose connection is out of step returns the value of another key: another visitor's token.
+    """
     match value:
         case {
+            "owner": str(owner),
             "token": token,
             "created_at": int() | float() as created_at,
             "retry_at": int() | float() as retry_at,
             "digest": str(digest),
             "failed_at": int() | float() as failed_at,
-        } if 0 <= retry_at <= now + DEAD_AFTER and failed_at >= 0:  # which nan is not
+        } if owner == key[-OWNER_LENGTH:] and 0 <= retry_at <= now + DEAD_AFTER and failed_at >= 0:  # nan is not
             failed_at = min(failed_at, now)  # of a host whose clock is ahead
         case _:
             return NO_ENTRY

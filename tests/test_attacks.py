@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import AnonymousUser, User
 from django.core.cache import caches
+from django.core.cache.backends.locmem import LocMemCache
 from django.http import HttpResponse
 from django.test import Client
 from pytest_django import Settings
@@ -145,6 +146,25 @@ def test_foreign_cache_entry(troubled: type[TroubledCache], hubspot: TokenServer
     troubled.instead["get"] = lambda *args: value
     hubspot.answer(500)
     assert json.loads(ask(ada()).content)["identity"] is None
+
+
+def test_reply_meant_for_another_key_is_a_miss(troubled: type[TroubledCache], hubspot: TokenServer) -> None:
+    """A cache client that is out of step returns for each key the value of the key before it."""
+    hubspot.answer(500)
+    users = [ada(), grace()]
+    for user in users:
+        keep_token(user)
+    replies: list[object] = [None]
+
+    def get_previous(key: str, *args: object) -> object:
+        replies.append(LocMemCache.get(caches["default"], key))
+        return replies.pop(0)
+
+    troubled.instead["get"] = get_previous
+    for user in users * 3:
+        identity_of_user = json.loads(ask(user).content)["identity"]
+        assert identity_of_user is None or identity_of_user["token"] == f"token-of-{user.username}"
+        assert get_workers().join(5)
 
 
 # To learn something

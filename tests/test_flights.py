@@ -60,14 +60,15 @@ def fly(visitor: Visitor = ADA, config: Config | None = None) -> VisitorToken | 
 
 def entry_of(visitor: Visitor = ADA, now: float = NOW) -> Entry:
     """What the cache holds for a visitor."""
-    return decode_entry(cache.get(entry_key(visitor, get_config())), now)
+    key = entry_key(visitor, get_config())
+    return decode_entry(cache.get(key), key, now)
 
 
 def keep(visitor: Visitor = ADA, **changes: Any) -> Entry:
     """Put an entry into the cache."""
     values = {"token": "old", "created_at": NOW, "retry_at": 0.0, "digest": profile_digest(visitor), **changes}
-    entry = Entry(**values)
-    cache.set(entry_key(visitor, get_config()), entry.as_primitives(), None)
+    entry, key = Entry(**values), entry_key(visitor, get_config())
+    cache.set(key, entry.as_primitives(key), None)
     return entry
 
 

@@ -17,7 +17,7 @@ from hubspot_identify.conf import get_config
 from hubspot_identify.services import Identification
 from hubspot_identify.store import get_store
 from hubspot_identify.testing import fake_hubspot
-from hubspot_identify.tokens import DEAD_AFTER, entry_key
+from hubspot_identify.tokens import DEAD_AFTER, Entry, entry_key
 from hubspot_identify.widget import render_script
 
 PAGE = "<!doctype html><html><head><title>Page</title></head><body><p>Before</p>{}<p>After</p></body></html>"
@@ -133,8 +133,9 @@ def test_tokens(render: Render, text: str) -> None:
         hubspot.fail(503)
 
         def shown(token: str) -> str | None:
-            entry = {"token": token, "created_at": time.time(), "retry_at": 0.0, "digest": "", "failed_at": 0.0}
-            get_store("default").set(entry_key(visitor_for(user), get_config()), entry, DEAD_AFTER)
+            key = entry_key(visitor_for(user), get_config())
+            entry = Entry(token, time.time(), 0.0, "").as_primitives(key)
+            get_store("default").set(key, entry, DEAD_AFTER)
             return read(render(request_by(user))).get("data-identity")
 
         assert shown(text) is None

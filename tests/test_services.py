@@ -39,7 +39,7 @@ from hubspot_identify.exceptions import (
     TransportError,
     UnknownAccountError,
 )
-from hubspot_identify.tokens import CHANGE_AFTER, DEAD_AFTER, HOUR, VisitorToken, entry_key, subject
+from hubspot_identify.tokens import CHANGE_AFTER, DEAD_AFTER, HOUR, Entry, VisitorToken, entry_key, subject
 from hubspot_identify.visitors import Visitor
 
 ADA = Visitor("ada@example.com", "Ada", "Lovelace")
@@ -597,15 +597,16 @@ def test_a_callable_key_is_asked_on_a_worker_only(hubspot: TokenServer, settings
         12,
         [],
         {"token": "someone-elses"},
-        {"token": "a b", "created_at": NOW, "retry_at": 0.0, "digest": "", "failed_at": 0.0},
-        {"token": "dead", "created_at": NOW - DEAD_AFTER, "retry_at": 0.0, "digest": "", "failed_at": 0.0},
-        {"token": "future", "created_at": NOW + 3600, "retry_at": 0.0, "digest": "", "failed_at": 0.0},
+        Entry("a b", NOW, 0.0, ""),
+        Entry("dead", NOW - DEAD_AFTER, 0.0, ""),
+        Entry("future", NOW + 3600, 0.0, ""),
     ],
 )
 def test_a_strange_value_under_our_key_is_a_miss(hubspot: TokenServer, value: object) -> None:
     """The visitor gets a token of their own in its place."""
     with time_machine.travel(NOW, tick=False):
-        cache.set(entry_key(ADA, get_config()), value)
+        key = entry_key(ADA, get_config())
+        cache.set(key, value.as_primitives(key) if isinstance(value, Entry) else value)
         assert services.get_token(ADA) is None
         at_rest()
         token = services.get_token(ADA)

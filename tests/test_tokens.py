@@ -22,6 +22,7 @@ from hubspot_identify.tokens import (
     FAILURE_RECORD,
     HOUR,
     NO_ENTRY,
+    OWNER_LENGTH,
     RENEW_AFTER,
     RENEW_SPREAD,
     Entry,
@@ -37,6 +38,7 @@ from hubspot_identify.visitors import Visitor
 
 NOW = 1_800_000_000.0
 ADA = Visitor("ada@example.com", "Ada", "Lovelace")
+KEY = "hubspot_identify:1:" + "0123456789abcdef" * 4
 SETTINGS = {"API_KEY": "key", "PORTAL_ID": "123", "EMAIL_VERIFIED": True}
 
 
@@ -55,22 +57,22 @@ def config_of(**changes: object) -> Config:
 
 def test_failure_from_a_clock_ahead_discards_no_token() -> None:
     """Another host recorded the failure. Its clock decides about the record, never about the token."""
-    entry = decode_entry(entry_of(failed_at=NOW + 3600, retry_at=NOW + 10).as_primitives(), NOW)
+    entry = decode_entry(entry_of(failed_at=NOW + 3600, retry_at=NOW + 10).as_primitives(KEY), KEY, NOW)
     assert (entry.token, entry.failed_at) == ("token", NOW)
 
 
 def test_an_entry_survives_the_cache() -> None:
     """What was stored is read back the same, through JSON as well as through a cache of Django's."""
     entry = entry_of(60, retry_at=NOW + 10)
-    cache.set("key", entry.as_primitives())
-    assert decode_entry(cache.get("key"), NOW) == entry
-    assert decode_entry(json.loads(json.dumps(entry.as_primitives())), NOW) == entry
+    cache.set("key", entry.as_primitives(KEY))
+    assert decode_entry(cache.get("key"), KEY, NOW) == entry
+    assert decode_entry(json.loads(json.dumps(entry.as_primitives(KEY))), KEY, NOW) == entry
 
 
 def test_an_entry_is_made_of_primitives() -> None:
     """No class of ours is stored, so that no version of the app stumbles over another's."""
-    stored = entry_of().as_primitives()
-    assert set(stored) == {"token", "created_at", "retry_at", "digest", "failed_at"}
+    stored = entry_of().as_primitives(KEY)
+    assert set(stored) == {"owner", "token", "created_at", "retry_at", "digest", "failed_at"}
     assert {type(value) for value in stored.values()} == {str, float}
 
 
@@ -79,9 +81,12 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
     max_leaves=10,
 )
+OWNED = {"owner": KEY[-OWNER_LENGTH:]}
+HUGE = 10**400
 NUMBERS = st.integers() | st.floats() | st.floats(NOW - DEAD_AFTER, NOW + DEAD_AFTER) | st.sampled_from([10**400])
 NEARLY_ENTRIES = st.fixed_dictionaries(
     {
+        "owner": ANYTHING | st.just(KEY[-OWNER_LENGTH:]),
         "token": ANYTHING | st.from_regex(r"[A-Za-z0-9._~=/-]{1,40}", fullmatch=True),
         "created_at": ANYTHING | NUMBERS,
         "retry_at": ANYTHING | NUMBERS,
@@ -92,15 +97,15 @@ NEARLY_ENTRIES = st.fixed_dictionaries(
 
 
 @given(ANYTHING | NEARLY_ENTRIES)
-@example({"token": None, "created_at": 0.0, "retry_at": NOW + 1, "digest": "", "failed_at": NOW})
-@example({"token": None, "created_at": 0.0, "retry_at": NOW - 1, "digest": "", "failed_at": NOW - 9})
-@example({"token": "token", "created_at": NOW, "retry_at": 0, "digest": "", "failed_at": 10**400})
-@example({"token": "token", "created_at": 10**400, "retry_at": 0, "digest": "", "failed_at": 0})
-@example({"token": "token", "created_at": NOW, "retry_at": -(10**400), "digest": "", "failed_at": -(10**400)})
-@example({"token": "token", "created_at": math.nan, "retry_at": math.nan, "digest": "", "failed_at": math.nan})
+@example({**OWNED, "token": None, "created_at": 0.0, "retry_at": NOW + 1, "digest": "", "failed_at": NOW})
+@example({**OWNED, "token": None, "created_at": 0.0, "retry_at": NOW - 1, "digest": "", "failed_at": NOW - 9})
+@example({**OWNED, "token": "token", "created_at": NOW, "retry_at": 0, "digest": "", "failed_at": 10**400})
+@example({**OWNED, "token": "token", "created_at": 10**400, "retry_at": 0, "digest": "", "failed_at": 0})
+@example({**OWNED, "token": "token", "created_at": NOW, "retry_at": -HUGE, "digest": "", "failed_at": -HUGE})
+@example({**OWNED, "token": "token", "created_at": math.nan, "retry_at": math.nan, "digest": "", "failed_at": math.nan})
 def test_nothing_in_the_cache_crashes_us(value: object) -> None:
     """Whatever stands under our key is either an entry whose token may be used now, or a miss."""
-    entry = decode_entry(value, NOW)
+    entry = decode_entry(value, KEY, NOW)
     if entry.token is not None:
         assert re.fullmatch(r"[A-Za-z0-9._~=/-]{1,4096}", entry.token)
         assert 0 < VisitorToken(entry.token, ADA, entry.created_at).expires_in(NOW) <= DEAD_AFTER + CLOCK_SKEW
@@ -127,36 +132,38 @@ def test_nothing_in_the_cache_crashes_us(value: object) -> None:
         {"retry_at": NOW + DEAD_AFTER + 1},
         {"retry_at": None},
         {"digest": None},
+        {"owner": KEY[:OWNER_LENGTH]},
+        {"owner": None},
         {"failed_at": -1.0},
         {"failed_at": None},
     ],
 )
 def test_an_entry_that_can_not_be_trusted_is_a_miss(changes: dict[str, object]) -> None:
     """Unusable tokens, dead ones, ones from the future and wrong types are as if nothing were there."""
-    stored = entry_of().as_primitives()
-    assert decode_entry(stored, NOW).token == "token"
-    assert decode_entry({**stored, **changes}, NOW) is NO_ENTRY
+    stored = entry_of().as_primitives(KEY)
+    assert decode_entry(stored, KEY, NOW).token == "token"
+    assert decode_entry({**stored, **changes}, KEY, NOW) is NO_ENTRY
 
 
-@pytest.mark.parametrize("left_out", ["token", "created_at", "retry_at", "digest", "failed_at"])
+@pytest.mark.parametrize("left_out", ["owner", "token", "created_at", "retry_at", "digest", "failed_at"])
 def test_an_entry_of_another_shape_is_a_miss(left_out: str) -> None:
     """An entry that lacks anything was written by somebody else."""
-    stored = entry_of().as_primitives()
+    stored = entry_of().as_primitives(KEY)
     del stored[left_out]
-    assert decode_entry(stored, NOW) is NO_ENTRY
+    assert decode_entry(stored, KEY, NOW) is NO_ENTRY
 
 
 def test_a_clock_that_runs_ahead_is_forgiven() -> None:
     """A token from a host whose clock is some seconds ahead is as good as any."""
-    assert decode_entry(entry_of(-CLOCK_SKEW).as_primitives(), NOW).token == "token"
+    assert decode_entry(entry_of(-CLOCK_SKEW).as_primitives(KEY), KEY, NOW).token == "token"
 
 
 def test_a_failure_is_remembered_until_it_may_be_tried_again() -> None:
     """Without a token the entry says only when to try again, and then it is a miss."""
-    stored = Entry(None, 0.0, NOW + 20, "").as_primitives()
-    entry = decode_entry(stored, NOW)
-    assert (entry.token, entry.retry_at, entry.is_due(ADA, NOW), entry.ttl(NOW)) == (None, NOW + 20, False, 20)
-    assert decode_entry(stored, NOW + 20) is NO_ENTRY
+    stored = Entry(None, 0.0, NOW + 20, "").as_primitives(KEY)
+    entry = decode_entry(stored, KEY, NOW)
+    assert (entry.token, entry.retry_at, entry.is_due(ADA, NOW)) == (None, NOW + 20, False)
+    assert decode_entry(stored, KEY, NOW + 20) is NO_ENTRY
     assert NO_ENTRY.is_due(ADA, NOW)
 
 
@@ -221,9 +228,9 @@ def test_three_hours_without_hubspot_cost_no_active_visitor_their_token() -> Non
         for start in range(int(6 * HOUR), int(9 * HOUR), 300):
             age = 0.0
             while not entry.is_due(ADA, NOW + age) or start <= age < start + outage:
-                assert decode_entry(entry.as_primitives(), NOW + age) == entry
+                assert decode_entry(entry.as_primitives(KEY), KEY, NOW + age) == entry
                 age += gap
-            assert decode_entry(entry.as_primitives(), NOW + age) == entry
+            assert decode_entry(entry.as_primitives(KEY), KEY, NOW + age) == entry
 
 
 def test_a_token_says_how_long_a_page_may_use_it() -> None:

@@ -82,8 +82,8 @@ def keep_token(user: User, token: str | None = None, account: str | None = None)
     config = get_config(account)
     visitor = visitor_for(user)
     token = token or f"token-of-{user.username}"
-    entry = Entry(token, time.time(), 0.0, profile_digest(visitor))
-    get_store(config.cache).set(entry_key(visitor, config), entry.as_primitives(), DEAD_AFTER)
+    entry, key = Entry(token, time.time(), 0.0, profile_digest(visitor)), entry_key(visitor, config)
+    get_store(config.cache).set(key, entry.as_primitives(key), DEAD_AFTER)
     return {"email": visitor.email, "token": token, "expires_in": int(DEAD_AFTER)}
 
 
