@@ -91,7 +91,7 @@ class Flight:
         self._answered_at = time.time()
         entry = Entry(value, created_at, 0.0, profile_digest(self._visitor))
         with self._writing:
-            self._store.set(self._key, entry.as_primitives(self._key), DEAD_AFTER)
+            self._write(entry)
         self._breaker.record_success()
         token = self._token(entry)
         job.finish(token)  # now, since those who hear the signal may take their time
@@ -127,6 +127,10 @@ class Flight:
     def _entry(self) -> Entry:
         return decode_entry(self._store.get(self._key), self._key, time.time())
 
+    def _write(self, entry: Entry) -> None:
+        # For as long as a token lives, also without one: a copy in another process must not outlive the entry.
+        self._store.set(self._key, entry.as_primitives(self._key), DEAD_AFTER)
+
     def _token(self, entry: Entry) -> VisitorToken | None:
         return VisitorToken(entry.token, self._visitor, entry.created_at) if entry.token else None
 
@@ -138,7 +142,7 @@ class Flight:
             failing_since = entry.failed_at if on_record else now
             failed_at = failing_since if on_record or not concerns_all_visitors(error) else 0.0
             entry = replace(entry, retry_at=now + retry_delay(error), failed_at=failed_at)
-            self._store.set(self._key, entry.as_primitives(self._key), entry.ttl(now))
+            self._write(entry)
         self._breaker.record_failure(error, self._visitor, failing_since)
 
     def _log(self, error: HubSpotIdentifyError) -> None:

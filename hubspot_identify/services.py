@@ -22,7 +22,7 @@ from .exceptions import ConfigurationError, HubSpotIdentifyError, TransportError
 from .flights import start_call, start_flight
 from .middleware import mark_identified
 from .store import get_store
-from .tokens import VisitorToken, decode_entry, entry_key
+from .tokens import DEAD_AFTER, VisitorToken, decode_entry, entry_key
 from .tokens import subject as subject_of
 from .visitors import Visitor, visitor_of
 
@@ -104,13 +104,18 @@ async def aget_token(visitor: Visitor, wait: float = 0.0, *, account: str | None
 
 
 def forget_token(visitor: Visitor, *, account: str | None = None) -> None:
-    """Drop a visitor's token from the cache. HubSpot can't revoke it: a page that has it can use it on.
+    """Remove a visitor's token from the cache. HubSpot can't revoke it: a page that has it can still use it.
 
-    A new one can be had when the last call is ``TIMEOUT`` and a second ago, which is as long as its lock stands.
+    A new token can be created once the previous call's lock has expired (``TIMEOUT`` + 1 s); a call in progress may
+    still store its token. If HubSpot refused the visitor before, the next try is not sooner. While the cache is
+    unavailable, only this process forgets the token.
     """
     config = _checked_config(visitor, 0.0, account)
     if config.enabled:
-        get_store(config.cache).delete(entry_key(visitor, config))
+        store, key = get_store(config.cache), entry_key(visitor, config)
+        entry = decode_entry(store.get(key), key, time.time()).without_token()
+        # Not deleted: a process that kept the token during an outage of the cache would use it again.
+        store.set(key, entry.as_primitives(key), DEAD_AFTER)
 
 
 async def aforget_token(visitor: Visitor, *, account: str | None = None) -> None:

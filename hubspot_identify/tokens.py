@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -107,10 +107,9 @@ class Entry:
             return True
         return age >= RENEW_AFTER * (1 - RENEW_SPREAD) and age >= renewal_age(self)
 
-    def ttl(self, now: float) -> float:
-        """Seconds for which the entry says anything."""
-        record_until = self.retry_at + FAILURE_RECORD if self.failed_at else self.retry_at
-        return max(record_until, self.created_at + DEAD_AFTER if self.token else 0.0) - now
+    def without_token(self) -> Entry:
+        """Return the entry without its token, with the failure on record and the time of the next try."""
+        return replace(self, token=None, created_at=0.0, digest="")
 
 
 NO_ENTRY = Entry(token=None, created_at=0.0, retry_at=0.0, digest="")

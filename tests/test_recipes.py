@@ -362,7 +362,7 @@ def test_numbers_on_hosts_and_threads() -> None:
     """Clocks, ages and threads are the constants."""
     said = words_of("fleets")
     assert f"less than {CLOCK_SKEW:g} seconds" in said
-    assert f"within {DEAD_AFTER / HOUR:g} hours" in said
+    assert f"within {2 * DEAD_AFTER / HOUR:g} hours" in said
     assert (SLOTS, f"given up, {MAX_ABANDONED_THREADS} of them at most" in said) == (2, True)
 
 

@@ -39,7 +39,17 @@ from hubspot_identify.exceptions import (
     TransportError,
     UnknownAccountError,
 )
-from hubspot_identify.tokens import CHANGE_AFTER, DEAD_AFTER, HOUR, Entry, VisitorToken, entry_key, subject
+from hubspot_identify.per_process import PerProcess
+from hubspot_identify.tokens import (
+    CHANGE_AFTER,
+    DEAD_AFTER,
+    HOUR,
+    Entry,
+    VisitorToken,
+    decode_entry,
+    entry_key,
+    subject,
+)
 from hubspot_identify.visitors import Visitor
 
 ADA = Visitor("ada@example.com", "Ada", "Lovelace")
@@ -150,6 +160,58 @@ def test_forget_token(hubspot: TokenServer) -> None:
     assert services.get_token(ADA) is None
     at_rest()
     assert warm() != token
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that failed is tried again at once."""
+    monkeypatch.setattr(store_module, "PAUSE", 0.0)
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_forgotten_token_is_not_used_by_a_process_that_kept_it(
+    hubspot: TokenServer, troubled: type[TroubledCache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process has the token in its memory since an outage of the cache. Afterwards, another process forgets it.
+
+    The failure of a later fetch does not bring it back either.
+    """
+    troubled.instead["*"] = refused
+    token = warm()
+    troubled.heal()
+    assert services.get_token(ADA) == token
+    with monkeypatch.context() as other_process:
+        other_process.setattr(store_module, "_stores", PerProcess(dict))
+        services.forget_token(ADA)
+    hubspot.answer(500)
+    assert services.get_token(ADA) is None
+    at_rest()
+    assert hubspot.calls == 2
+    with time_machine.travel(time.time() + 3 * HOUR):
+        assert services.get_token(ADA) is None
+        at_rest()
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_forget_token_keeps_the_record_of_a_failure(hubspot: TokenServer, status: int) -> None:
+    """HubSpot is not asked sooner again, and the visitor is no probe of the circuit breaker."""
+    key = entry_key(ADA, get_config())
+    with time_machine.travel(NOW, tick=False):
+        warm()
+        hubspot.answer(status)
+    with time_machine.travel(NOW + 9 * HOUR, tick=False):
+        cache.delete(f"{key}:lock")
+        services.get_token(ADA)
+        at_rest()
+        before = decode_entry(cache.get(key), key, time.time())
+        assert before.token is not None
+        services.forget_token(ADA)
+        cache.delete(f"{key}:lock")
+        after = decode_entry(cache.get(key), key, time.time())
+        assert (after.token, after.retry_at, after.failed_at) == (None, before.retry_at, NOW + 9 * HOUR)
+        assert services.get_token(ADA) is None
+        at_rest()
+    assert hubspot.calls == 2
 
 
 def test_switched_off(hubspot: TokenServer, settings: Settings) -> None:
