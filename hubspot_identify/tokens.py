@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.utils.crypto import salted_hmac
 
 from .conf import TOKEN, Config
@@ -164,9 +166,26 @@ def subject(visitor: Visitor, config: Config) -> str:
 
 
 def scope(config: Config) -> tuple[str | None, ...]:
-    """What separates one account's tokens, breakers and limits from another's."""
-    key = config.api_key if isinstance(config.api_key, str) else None
-    return (config.account, config.base_url, config.token_path, config.portal_id, key)
+    """Return what separates the tokens, circuit breaker and rate limit of one account from those of another.
+
+    Accounts of two sites may agree in everything but the key. A callable is only called on a worker, and its key may
+    change, so it is represented by what identifies the site.
+    """
+    credential = (config.api_key,) if isinstance(config.api_key, str) else _site_of(config.api_key)
+    return (config.account, config.base_url, config.token_path, config.portal_id, *credential)
+
+
+def _site_of(function: Callable[..., object]) -> tuple[str, ...]:
+    """Return what a site's processes have in common, and two sites do not. Contains no address of an object."""
+    # A functools.partial and an instance with __call__ have no name of their own.
+    named = function if isinstance(getattr(function, "__qualname__", None), str) else type(function)
+    database = connections.settings[DEFAULT_DB_ALIAS]
+    return (
+        f"{named.__module__}.{named.__qualname__}",
+        str(settings.SETTINGS_MODULE),  # None after settings.configure()
+        str(getattr(settings, "ROOT_URLCONF", None)),
+        *(str(database[part]) for part in ("ENGINE", "HOST", "PORT", "NAME")),
+    )
 
 
 def digest(purpose: str, *parts: object) -> str:

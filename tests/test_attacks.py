@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import AnonymousUser, User
 from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
+from django.db import connections
 from django.http import HttpResponse
 from django.test import Client
 from pytest_django import Settings
@@ -20,6 +26,7 @@ from support.trouble import TroubledCache
 
 from hubspot_identify import services
 from hubspot_identify.background import get_workers
+from hubspot_identify.breaker import forget_breakers, get_breaker
 from hubspot_identify.conf import build_config
 from hubspot_identify.exceptions import ConfigurationError, InvalidVisitorError
 from hubspot_identify.logs import _said
@@ -165,6 +172,94 @@ def test_reply_meant_for_another_key_is_a_miss(troubled: type[TroubledCache], hu
         identity_of_user = json.loads(ask(user).content)["identity"]
         assert identity_of_user is None or identity_of_user["token"] == f"token-of-{user.username}"
         assert get_workers().join(5)
+
+
+def one_key() -> str:
+    return "key"
+
+
+class KeyFromVault:
+    """An API_KEY with a state, as sites write it."""
+
+    def __call__(self) -> str:
+        return "key"
+
+    method = __call__
+
+
+CALLABLES: list[Callable[[], Callable[[], str]]] = [
+    lambda: one_key,
+    lambda: lambda: "key",
+    lambda: functools.partial(one_key),
+    lambda: KeyFromVault(),
+    lambda: KeyFromVault().method,
+]
+
+
+@pytest.mark.parametrize("make", CALLABLES)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"SETTINGS_MODULE": "other.settings"},
+        {"ROOT_URLCONF": "other.urls"},
+        {"ENGINE": "django.db.backends.postgresql"},
+        {"HOST": "db.other.example"},
+        {"PORT": 5433},
+        {"NAME": Path("other")},
+    ],
+)
+def test_sites_with_a_callable_key_share_nothing(
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[], Callable[[], str]],
+    changes: dict[str, object],
+) -> None:
+    """Two sites with one SECRET_KEY and one Redis: neither tokens nor a circuit breaker are shared.
+
+    All processes of one site have the same keys, although each has objects of its own.
+    """
+    here, same = (build_config({"API_KEY": make(), "EMAIL_VERIFIED": True}) for _ in range(2))
+    keys = [(entry_key(ADA, config), get_breaker(config)._key) for config in (here, same)]
+    assert keys[0] == keys[1]
+    for name, value in changes.items():
+        if name.isupper() and name in connections["default"].settings_dict:
+            monkeypatch.setitem(connections.settings["default"], name, value)
+        else:
+            setattr(settings, name, value)
+    forget_breakers()
+    assert entry_key(ADA, here) != keys[0][0]
+    assert get_breaker(here)._key != keys[0][1]
+
+
+def test_sites_whose_callables_differ_share_nothing() -> None:
+    """The name of the callable counts, and not what it returns: it is only called on a worker."""
+    configs = [build_config({"API_KEY": make(), "EMAIL_VERIFIED": True}) for make in CALLABLES]
+    assert {make()() for make in CALLABLES} == {"key"}
+    assert len({entry_key(ADA, config) for config in configs}) == len(configs)
+
+
+PROGRAM = """
+import functools
+from django.conf import settings
+settings.configure(SECRET_KEY="s")
+from django.db import connections
+from hubspot_identify.conf import Config
+from hubspot_identify.tokens import entry_key
+from hubspot_identify.visitors import Visitor
+config = Config(api_key=functools.partial(print))
+print(entry_key(Visitor("ada@example.com"), config))
+connections["default"]
+print(entry_key(Visitor("ada@example.com"), config))
+"""
+
+
+def test_processes_with_a_callable_key_share_their_tokens() -> None:
+    """Without URLconf, database or settings module, before and after the first use of the database."""
+    keys = [
+        subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True).stdout.split()
+        for _ in range(2)
+    ]
+    assert len({*keys[0], *keys[1]}) == 1
 
 
 # To learn something
