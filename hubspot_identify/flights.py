@@ -40,7 +40,7 @@ def start_flight(key: str, visitor: Visitor, config: Config) -> Job | None:
         config: the account.
     """
     flight = Flight(key, visitor, config)
-    return get_workers().submit(key, flight.fly, config.timeout, on_overdue=flight.give_up)
+    return get_workers().submit(flight.job_key, flight.fly, config.timeout, on_overdue=flight.give_up)
 
 
 def start_call(visitor: Visitor, config: Config) -> Job | None:
@@ -54,10 +54,14 @@ def start_call(visitor: Visitor, config: Config) -> Job | None:
 
 
 class Flight:
-    """One visitor's token on its way. Everything here runs on a worker."""
+    """One visitor's token on its way. Created in the request's thread; everything else runs on a worker.
+
+    Attributes:
+        job_key: two flights with the same key are one job. Tenants with separate cache keys have separate jobs.
+    """
 
     def __init__(self, key: str, visitor: Visitor, config: Config) -> None:
-        self._key = key
+        self._key, self._lock = key, f"{key}:lock"
         self._visitor = visitor
         self._config = config
         self._store = get_store(config.cache)
@@ -66,17 +70,22 @@ class Flight:
         self._asked = False
         self._answered_at = math.inf
         self._writing = threading.Lock()  # a late answer and its own give_up() may meet
+        self._made_keys = self._store.made_keys(self._key, self._lock)
+        self.job_key = self._made_keys.get(key, key)
 
     def fly(self, job: Job, client: TokenClient) -> VisitorToken | None:
-        """Make the token and keep it, unless somebody else is at it, was quicker, or HubSpot is to be left alone."""
-        lock = f"{self._key}:lock"
-        if not self._store.add(lock, 1, math.ceil(self._config.timeout) + 1):
+        """Create the token and store it, unless another process does, or no call may be made now."""
+        with self._store.using_keys(self._made_keys):
+            return self._fly(job, client)
+
+    def _fly(self, job: Job, client: TokenClient) -> VisitorToken | None:
+        if not self._store.add(self._lock, 1, math.ceil(self._config.timeout) + 1):
             return self._token(self._entry())  # theirs, where they have landed meanwhile
         entry = self._entry()  # a second look: between the first and the lock, another process may have landed
         if not entry.is_due(self._visitor, time.time()):
             return self._token(entry)
         if not self._breaker.allows_call(may_probe=not entry.has_failure(time.time())):
-            self._store.delete(lock)  # ours, some milliseconds old; the visitor may be tried again at once
+            self._store.delete(self._lock)  # ours, some milliseconds old; the visitor may be tried again at once
             return self._token(entry)
         if job.overdue:  # a slow cache took all the time there was
             return None
@@ -120,7 +129,8 @@ class Flight:
             return
         error = TransportError(f"HubSpot did not answer within {self._config.timeout:g} s.")
         if time.time() < self._deadline + RETRY_FAILED[1]:
-            self._hold_against(error)
+            with self._store.using_keys(self._made_keys):
+                self._hold_against(error)
         self._log(error)
         self._send(signals.token_failed, error=error)
 

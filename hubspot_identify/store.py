@@ -11,15 +11,18 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from django.core.cache import InvalidCacheBackendError, caches
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 
+from ._compat import fixed_cache_keys
 from .exceptions import ConfigurationError
 from .logs import log_seldom
 from .per_process import PerProcess
+from .tokens import PREFIX
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +41,40 @@ class Store:
         self._local = LocalStore()
         self._down_until = 0.0
         self._answered_at = math.inf
+        self._this_thread = _ThisThread()
 
     @property
     def is_down(self) -> bool:
-        """Whether the cache is being left alone at the moment."""
-        return time.monotonic() < self._down_until
+        """Whether the cache is bypassed at the moment."""
+        return self._this_thread.bypasses_cache or time.monotonic() < self._down_until
+
+    def made_keys(self, *keys: str) -> dict[str, str]:
+        """Return the keys as the cache makes them on this thread, or nothing if its ``KEY_FUNCTION`` fails."""
+        try:
+            return {key: caches[self._alias].make_key(key) for key in keys}
+        except Exception:  # noqa: BLE001 - it is the site's function; the operations of the cache report it
+            return {}
+
+    @contextmanager
+    def using_keys(self, made: Mapping[str, str]) -> Iterator[None]:
+        """Within the block, use keys that another thread made. If the cache can't, bypass it on this thread."""
+        with fixed_cache_keys(caches[self._alias], made, PREFIX) as succeeded:
+            if not succeeded:
+                log_seldom(
+                    logger,
+                    logging.ERROR,
+                    "The cache %r does not find in a request what a background thread stores, because its make_key() "
+                    "depends on the thread. Use a KEY_FUNCTION instead, or another cache for "
+                    "HUBSPOT_IDENTIFY['CACHE']. Until then, each process keeps its own tokens.",
+                    self._alias,
+                    reason=self._alias,
+                    every=math.inf,
+                )
+            self._this_thread.bypasses_cache = not succeeded
+            try:
+                yield
+            finally:
+                self._this_thread.bypasses_cache = False
 
     def get(self, key: str) -> Any:
         """The value of a key, or ``None``. One operation of the cache."""
@@ -84,9 +116,9 @@ class Store:
             self._local.delete(key)
 
     def _ask(self, operation: str, question: Callable[[Any], Answer], otherwise: Answer) -> Answer:
-        started = time.monotonic()
-        if started < self._down_until:
+        if self.is_down:
             return otherwise
+        started = time.monotonic()
         probing = self._down_until > 0
         if probing:
             self._down_until = started + PAUSE  # the others go on without it while this call finds out
@@ -125,6 +157,10 @@ class Store:
 def _whole(ttl: float) -> int:
     """Seconds as back ends take them; less than one would mean "not at all" to some."""
     return max(1, math.ceil(ttl))
+
+
+class _ThisThread(threading.local):
+    bypasses_cache = False
 
 
 class LocalStore:

@@ -1,0 +1,214 @@
+"""Sites whose cache keys depend on the thread, as with django-tenants: a request finds what a worker stored for it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from django.core.cache import caches
+from django.core.cache.backends.locmem import LocMemCache
+from django.db import connection
+from pytest_django import Settings
+from support.caches import BACKENDS, CacheBackend
+from support.server import TokenServer
+
+from hubspot_identify import services
+from hubspot_identify.background import get_workers
+from hubspot_identify.conf import get_config
+from hubspot_identify.store import get_store
+from hubspot_identify.tokens import Entry, VisitorToken, decode_entry, entry_key
+from hubspot_identify.visitors import Visitor
+
+ADA = Visitor("ada@example.com", "Ada")
+LONG = 30.0
+TENANTS = ("acme", "globex")
+
+_current = threading.local()
+
+
+@contextmanager
+def tenant(name: str) -> Iterator[None]:
+    """Serve a request of a tenant on this thread."""
+    _current.schema = name
+    try:
+        yield
+    finally:
+        del _current.schema
+
+
+def schema_key(key: str, prefix: str, version: int) -> str:
+    """Fails on a thread without a tenant, such as a worker."""
+    return f"{_current.schema}:{prefix}:{version}:{key}"
+
+
+def schema_or_public_key(key: str, prefix: str, version: int) -> str:
+    """As that of django-tenants: on a worker, the tenant is ``public``."""
+    return f"{getattr(_current, 'schema', 'public')}:{prefix}:{version}:{key}"
+
+
+def set_key_function(settings: Settings, function: Callable[..., str] | str, **cache: object) -> None:
+    settings.CACHES = {"default": {**settings.CACHES["default"], **cache, "KEY_FUNCTION": function}}
+
+
+@pytest.fixture
+def cached(settings: Settings, hubspot: TokenServer) -> TokenServer:
+    """HubSpot, and a site whose keys depend on the thread."""
+    set_key_function(settings, schema_key)
+    return hubspot
+
+
+def at_rest() -> None:
+    assert get_workers().join(LONG)
+
+
+def entry_of(name: str) -> Entry:
+    """What the cache contains for Ada as a user of a tenant."""
+    key = entry_key(ADA, get_config())
+    with tenant(name):
+        return decode_entry(caches["default"].get(key), key, time.time())
+
+
+def fetch(name: str) -> VisitorToken | None:
+    """The token that a tenant's page gets after a fetch."""
+    with tenant(name):
+        services.get_token(ADA)
+        at_rest()
+        return services.get_token(ADA)
+
+
+@pytest.mark.parametrize("cache_backend", BACKENDS, indirect=True)
+@pytest.mark.parametrize("function", [schema_key, schema_or_public_key])
+def test_tenants_at_the_same_time_get_a_token_each(
+    hubspot: TokenServer, cache_backend: CacheBackend, settings: Settings, function: Callable[..., str]
+) -> None:
+    """Two fetches for the same address, whose entries never meet."""
+    set_key_function(settings, function)
+    hubspot.mood("held")
+    for name in TENANTS:
+        with tenant(name):
+            assert services.get_token(ADA) is None
+    assert hubspot.wait_for_calls(2, LONG)
+    hubspot.release()
+    at_rest()
+    tokens = []
+    for name in TENANTS:
+        with tenant(name):
+            token = services.get_token(ADA)
+        assert token is not None
+        tokens.append(token.value)
+    assert set(tokens) == set(hubspot.emails_by_token())
+    assert [entry_of(name).token for name in (*TENANTS, "public")] == [*tokens, None]
+
+
+@pytest.mark.parametrize("package", ["django_redis", "django_tenants"])
+def test_real_packages(
+    package: str,
+    hubspot: TokenServer,
+    settings: Settings,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The back end of django-redis, and the function of django-tenants, which reads the schema of the connection."""
+    pytest.importorskip(package)
+    if package == "django_redis":
+        location = request.getfixturevalue("redis_url")
+        set_key_function(settings, schema_key, BACKEND="django_redis.cache.RedisCache", LOCATION=location)
+    else:
+        set_key_function(settings, "django_tenants.cache.make_key")
+    request.addfinalizer(caches["default"].close)
+    monkeypatch.setattr(connection, "schema_name", "acme", raising=False)
+    token = fetch("acme")
+    assert token is not None
+    assert entry_of("acme").token == token.value
+    connection.schema_name = "globex"  # type: ignore[attr-defined]
+    assert entry_of("globex").token is None
+
+
+def test_worker_has_a_cache_of_its_own(cached: TokenServer, settings: Settings) -> None:
+    """Its keys are changed for the time of a job, which must not reach a request. Keys of the site are not changed."""
+    seen: list[object] = []
+
+    def api_key() -> str:
+        seen.append(caches["default"])
+        with pytest.raises(AttributeError):
+            caches["default"].get("a key of the site")
+        return "key"
+
+    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "API_KEY": api_key}
+    assert fetch("acme") is not None
+    (cache,) = seen
+    assert cache is not caches["default"]
+    assert cache.key_func is schema_key  # type: ignore[attr-defined]
+
+
+def test_key_function_that_fails_on_a_worker_is_no_failure_of_the_cache(
+    cached: TokenServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The circuit breaker and the rate limit belong to no tenant, and use Django's own keys then."""
+    assert fetch("acme") is not None
+    assert not get_store("default").is_down
+    assert caplog.records == []
+
+
+def test_key_function_that_fails_in_a_request(cached: TokenServer) -> None:
+    """The cache can't be used there; the token comes from the memory of the process."""
+    assert services.get_token(ADA, wait=LONG) is not None
+    at_rest()
+    assert services.get_token(ADA) is not None
+
+
+def test_forget_token_forgets_that_of_the_tenant(cached: TokenServer) -> None:
+    """The other tenant's user with the same address keeps theirs."""
+    tokens = [fetch(name) for name in TENANTS]
+    with tenant("acme"):
+        services.forget_token(ADA)
+    assert [entry_of(name).token for name in TENANTS] == [None, tokens[1] and tokens[1].value]
+
+
+def test_overdue_call_is_recorded_for_its_tenant(cached: TokenServer, settings: Settings) -> None:
+    """The next job records the failure, whichever tenant it is for."""
+    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "TIMEOUT": 0.2}
+    cached.mood("held")
+    with tenant("acme"):
+        assert services.get_token(ADA, wait=LONG) is None
+    assert cached.wait_for_calls(1, LONG)
+    job = get_workers().submit("next", lambda *_: None, LONG)
+    assert job is not None
+    job.wait(LONG)
+    assert [entry_of(name).retry_at > time.time() for name in (*TENANTS, "public")] == [True, False, False]
+    cached.release()
+
+
+class OwnKeysCache(LocMemCache):
+    """A back end whose own ``make_key()`` depends on the thread."""
+
+    fallback: str | None = "public"
+
+    def make_key(self, key: str, version: int | None = None) -> str:
+        schema = getattr(_current, "schema", self.fallback)
+        return f"{schema or _current.schema}:{key}"
+
+
+@pytest.mark.parametrize("fallback", ["public", None])
+def test_back_end_that_makes_its_own_keys_is_reported(
+    hubspot: TokenServer,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    fallback: str | None,
+) -> None:
+    """One error says so. Visitors get tokens from the memory of the process, and nothing is stored for a wrong one."""
+    monkeypatch.setattr(OwnKeysCache, "fallback", fallback)
+    settings.CACHES = {"default": {"BACKEND": f"{__name__}.OwnKeysCache", "LOCATION": "own keys"}}
+    assert fetch("acme") is not None
+    with tenant("acme"):
+        assert not services.get_token(Visitor("eve@example.com"))
+        at_rest()
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("hubspot_identify.store", logging.ERROR)
+    assert caches["default"]._cache == {}  # type: ignore[attr-defined]
+    assert not get_store("default").is_down
