@@ -131,16 +131,17 @@ class Breaker:
         """What all processes know at the moment. One read of the cache."""
         return decode_state(self._store.get(self._key), self._now())
 
-    def allows_call(self, *, may_probe: bool = True) -> bool:
+    def allows_call(self, *, may_probe: bool = True, for_changes: bool = False) -> bool:
         """Return whether a call may be made now. After a cool-down, that is one probe for all processes.
 
         Args:
             may_probe: whether the visitor has no failure on record. A visitor who has one never makes the probe, whose
                 failure would keep the breaker open for everyone.
+            for_changes: whether the call only refreshes a valid token because of changed names or context.
         """
         state, now = self.state, self._now()
         self._open_until = state.until
-        if now < state.until or not self._rate_limit.allows_call():
+        if now < state.until or not self._rate_limit.allows_call(for_changes=for_changes):
             return False
         if not state.kind:
             return True

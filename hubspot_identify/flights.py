@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 RETRY_REFUSED = 3600.0  # seconds until a visitor is tried again whose data HubSpot does not accept
 RETRY_FAILED = (5.0, 30.0)  # seconds, drawn at random, after everything else
+RETRY_CHANGES = 60.0  # seconds until changed names are tried again for which no call was to be had
 
 
 def start_flight(key: str, visitor: Visitor, config: Config) -> Job | None:
@@ -82,9 +83,13 @@ class Flight:
         if not self._store.add(self._lock, 1, math.ceil(self._config.timeout) + 1):
             return self._token(self._entry())  # theirs, where they have landed meanwhile
         entry = self._entry()  # a second look: between the first and the lock, another process may have landed
-        if not entry.is_due(self._visitor, time.time()):
+        now = time.time()
+        if not entry.is_due(self._visitor, now):
             return self._token(entry)
-        if not self._breaker.allows_call(may_probe=not entry.has_failure(time.time())):
+        for_changes = entry.token is not None and not entry.is_old(now)
+        if not self._breaker.allows_call(may_probe=not entry.has_failure(now), for_changes=for_changes):
+            if for_changes:
+                self._write(replace(self._entry(), retry_at=now + RETRY_CHANGES))
             self._store.delete(self._lock)  # ours, some milliseconds old; the visitor may be tried again at once
             return self._token(entry)
         if job.overdue:  # a slow cache took all the time there was

@@ -102,11 +102,13 @@ class Entry:
         """Whether the token should be made anew, be it behind the page."""
         if now < self.retry_at:
             return False
-        if self.token is None:
+        if self.token is None or self.is_old(now):
             return True
+        return now - self.created_at >= CHANGE_AFTER and self.digest != profile_digest(visitor)
+
+    def is_old(self, now: float) -> bool:
+        """Return whether the age of the token alone is a reason to renew it."""
         age = now - self.created_at
-        if age >= CHANGE_AFTER and self.digest != profile_digest(visitor):
-            return True
         return age >= RENEW_AFTER * (1 - RENEW_SPREAD) and age >= renewal_age(self)
 
     def without_token(self) -> Entry:

@@ -737,6 +737,33 @@ def test_without_a_cache_one_call_a_second(
     assert not breaker.allows_call()
 
 
+@pytest.mark.parametrize("limit", [1, 10, 17])
+def test_changed_names_get_a_tenth_of_the_calls(new_breaker: NewBreaker, clock: Clock, limit: int) -> None:
+    """In all processes together, and counted among all calls. The rest is for first and for old tokens."""
+    breakers = [new_breaker(RATE_LIMIT=limit) for _ in range(3)]
+    changes = others = 0
+    for _ in range(60):
+        for number in range(2 * limit):
+            changes += breakers[number % 3].allows_call(for_changes=True)
+        for number in range(2 * limit):
+            others += breakers[number % 3].allows_call()
+        clock.pass_by(1)
+    assert (changes, others) == (6 * limit, 54 * limit)
+
+
+def test_without_a_cache_changed_names_get_no_call(
+    monkeypatch: pytest.MonkeyPatch, troubled: type[TroubledCache], new_breaker: NewBreaker, clock: Clock
+) -> None:
+    """The one call a second is for visitors without a token."""
+    troubled.instead["*"] = refused
+    monkeypatch.setattr(store_module, "time", clock)
+    breaker = new_breaker()
+    for _ in range(4):
+        assert not breaker.allows_call(for_changes=True)
+        assert breaker.allows_call()
+        clock.pass_by(1)
+
+
 @pytest.mark.parametrize("broken", ["incr", "add"])
 def test_trouble_that_shows_while_the_window_is_asked(
     monkeypatch: pytest.MonkeyPatch,

@@ -29,9 +29,18 @@ from hubspot_identify.exceptions import (
     UnavailableError,
     UnexpectedResponseError,
 )
-from hubspot_identify.flights import RETRY_FAILED, RETRY_REFUSED, Flight, start_flight
+from hubspot_identify.flights import RETRY_CHANGES, RETRY_FAILED, RETRY_REFUSED, Flight, start_flight
 from hubspot_identify.signals import token_created, token_failed
-from hubspot_identify.tokens import FAILURE_RECORD, HOUR, Entry, VisitorToken, decode_entry, entry_key, profile_digest
+from hubspot_identify.tokens import (
+    CHANGE_AFTER,
+    FAILURE_RECORD,
+    HOUR,
+    Entry,
+    VisitorToken,
+    decode_entry,
+    entry_key,
+    profile_digest,
+)
 from hubspot_identify.visitors import Visitor
 
 NOW = 1_800_000_000.0
@@ -158,6 +167,45 @@ def test_a_full_window_gives_the_visitor_back(hubspot: TokenServer, settings: Se
         traveller.shift(1)
         assert fly() is not None
     assert hubspot.calls == 2
+
+
+def test_changed_names_leave_the_calls_to_other_visitors(hubspot: TokenServer, settings: Settings) -> None:
+    """Each second, an account that has edited its name comes before a new visitor. Nine of ten calls are for new ones.
+
+    The accounts keep their tokens, and no page view of theirs schedules a fetch in the next seconds.
+    """
+    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "RATE_LIMIT": 1}
+    first = 0
+    with time_machine.travel(NOW, tick=False) as traveller:
+        for number in range(10):
+            visitor = Visitor(f"account{number}@example.com", f"Name {number}")
+            keep(visitor, created_at=time.time() - CHANGE_AFTER, digest="of other names")
+            token = fly(visitor)
+            assert token is not None
+            assert (token.value == "old") == (number > 0)
+            assert not entry_of(visitor, time.time()).is_due(visitor, time.time())
+            first += fly(Visitor(f"new{number}@example.com")) is not None
+            traveller.shift(1)
+    assert (first, hubspot.calls) == (9, 10)
+
+
+def test_changed_names_are_tried_again(hubspot: TokenServer, settings: Settings) -> None:
+    """A minute later, if no call was to be had. A token that is old by then has the calls of all others as well."""
+    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "RATE_LIMIT": 1}
+    changed = {"created_at": NOW - CHANGE_AFTER, "digest": "of other names"}
+    with time_machine.travel(NOW, tick=False) as traveller:
+        for visitor in (EVE, ADA):
+            keep(visitor, **changed)
+            fly(visitor)
+        assert (hubspot.calls, entry_of().token) == (1, "old")
+        traveller.shift(RETRY_CHANGES)
+        token = services.get_token(ADA, wait=LONG)
+        assert get_workers().join(LONG)
+        assert token != services.get_token(ADA)
+        keep(EVE, **{**changed, "created_at": NOW - 9 * HOUR})
+        traveller.shift(1)
+        fly(EVE)
+    assert hubspot.calls == 3
 
 
 # Failures
