@@ -233,14 +233,14 @@ def _callable_config(visitor: Visitor, account: str | None) -> Config:
 
 def _checked_config(visitor: Visitor, wait: float, account: str | None) -> Config:
     if not isinstance(visitor, Visitor):
-        raise TypeError(f"visitor is a {type(visitor).__name__}: pass a hubspot_identify.visitors.Visitor.")
+        raise TypeError(f"visitor must be a hubspot_identify.visitors.Visitor, not {type(visitor).__name__}.")
     _checked_wait(wait)
     return get_config(account)
 
 
 def _checked_wait(wait: float) -> float:
     if isinstance(wait, bool) or not isinstance(wait, (int, float)):
-        raise TypeError(f"wait is a {type(wait).__name__}: pass seconds.")
+        raise TypeError(f"wait must be a number of seconds, not {type(wait).__name__}.")
     if not (math.isfinite(wait) and wait >= 0):
-        raise ValueError(f"wait is {wait!r}: pass seconds, 0 or more.")
+        raise ValueError(f"wait must be 0 or more seconds, not {wait!r}.")
     return wait
