@@ -112,11 +112,11 @@ def test_errors_are_the_same(hubspot: TokenServer) -> None:
         with pytest.raises(AuthenticationError):
             await services.acreate_token(ADA)
         assert await services.aget_token(ADA, wait=LONG) is None
-        with pytest.raises(ValueError, match="0 or more"):
+        with pytest.raises(ValueError, match="wait"):
             await services.aget_token(ADA, wait=-1)
-        with pytest.raises(ValueError, match="0 or more"):
+        with pytest.raises(ValueError, match="wait"):
             await services.aidentify(request_of(None), wait=-1)
-        with pytest.raises(TypeError, match="visitor is a str"):
+        with pytest.raises(TypeError, match="visitor"):
             await services.aforget_token("ada@example.com")  # type: ignore[arg-type]
 
     asyncio.run(main())
