@@ -19,7 +19,7 @@ from django.core.checks import CheckMessage, Error, Warning, register
 from .conf import Config, build_config, values_of
 from .delivery import endpoint_url, is_inline, is_ours
 from .exceptions import ConfigurationError
-from .validation import WIDGET_OPTIONS, widget_option_problem
+from .validation import WIDGET_OPTIONS, account_overrides, widget_option_problem
 
 #: ``manage.py check --tag hubspot_identify`` runs these checks alone.
 TAG = "hubspot_identify"
@@ -88,8 +88,19 @@ def _problems_of_each(source: object, where: str) -> Iterator[CheckMessage]:
             continue  # the same as a missing one, which _problems_of_all() reports
         if key == "WIDGET" and isinstance(value, Mapping):
             yield from _option_problems(value, f"{where}['WIDGET']")
+        elif key == "ACCOUNTS" and isinstance(value, Mapping):
+            yield from _account_problems(value)
         else:
             yield from _setting_problem({**required, key: value}, "", where)
+
+
+def _account_problems(accounts: Mapping[Any, Any]) -> Iterator[CheckMessage]:
+    """What is wrong with the names of accounts and the keys of their settings."""
+    for name, overrides in accounts.items():
+        try:
+            account_overrides(name, overrides)
+        except ConfigurationError as error:
+            yield _setting_error(str(error))
 
 
 def _problems_of_all(source: object) -> Iterator[CheckMessage]:
@@ -110,8 +121,12 @@ def _setting_problem(source: object, account: str, where: str, *inherited: str) 
         text = str(error)
         if not text.startswith((where, *inherited)):
             text = text.replace("HUBSPOT_IDENTIFY", where, 1)
-        problem, hint = _split(text)
-        yield Error(problem, hint=hint, id="hubspot_identify.E001")
+        yield _setting_error(text)
+
+
+def _setting_error(text: str) -> CheckMessage:
+    problem, hint = _split(text)
+    return Error(problem, hint=hint, id="hubspot_identify.E001")
 
 
 def _split(text: str) -> tuple[str, str]:

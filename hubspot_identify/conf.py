@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.conf import settings
 
 from .exceptions import ConfigurationError, UnknownAccountError
-from .validation import CHOOSER, VALIDATORS, check_keys, kind, listed, settings_dict, wrong
+from .validation import CHOOSER, VALIDATORS, account_overrides, check_keys, kind, listed, settings_dict, wrong
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -26,6 +27,8 @@ T = TypeVar("T")
 
 #: What an identification token may be made of: the widget puts it into an address without encoding it.
 TOKEN = re.compile(r"[A-Za-z0-9._~=/-]{1,4096}")
+#: How many names of accounts the error of an unknown one lists.
+MAX_LISTED = 10
 DEFAULT_VISITOR = "hubspot_identify.visitors.user_visitor"
 
 
@@ -168,7 +171,10 @@ def _remembered() -> _Memory:
 
 
 def build_config(source: object, account: str = "") -> Config:
-    """Validate a settings dict and make the config of one account of it. See :func:`get_config`."""
+    """Validate the settings of one account and make its config. See :func:`get_config`.
+
+    The other accounts are not validated. The system checks validate all of them.
+    """
     values = values_of(source, account)
     enabled = VALIDATORS["ENABLED"](values.get("ENABLED", True))
     if enabled is False:
@@ -202,7 +208,6 @@ def _overrides(values: Mapping[str, Any], account: str) -> Mapping[str, Any]:
         return {}  # as with the other settings: where the chat is off, it need not be there
     accounts = VALIDATORS["ACCOUNTS"](accounts)
     if account not in accounts:
-        raise UnknownAccountError(
-            f"HUBSPOT_IDENTIFY['ACCOUNTS'] has no account {account!r}; it has {listed(accounts)}."
-        )
-    return dict(accounts[account])
+        known = listed(islice(accounts, MAX_LISTED)) + (", …" if len(accounts) > MAX_LISTED else "")
+        raise UnknownAccountError(f"HUBSPOT_IDENTIFY['ACCOUNTS'] has no account {account!r}; it has {known}.")
+    return account_overrides(account, accounts[account])

@@ -56,7 +56,7 @@ from .exceptions import (
 from .logs import forget_said
 from .store import forget_stores
 from .transport import CallSockets, new_session
-from .validation import VALIDATORS, settings_dict
+from .validation import VALIDATORS, account_overrides, settings_dict
 from .visitors import Visitor
 
 if TYPE_CHECKING:
@@ -294,7 +294,7 @@ def _usable_settings() -> dict[str, Any]:
     values["API_KEY"] = values.get("API_KEY") or KEY
     accounts = VALIDATORS["ACCOUNTS"](values.get("ACCOUNTS", {}))
     values["ACCOUNTS"] = {
-        name: {key: value for key, value in overrides.items() if value or key != "API_KEY"}
+        name: {key: value for key, value in account_overrides(name, overrides).items() if value or key != "API_KEY"}
         for name, overrides in accounts.items()
     }
     return values

@@ -322,21 +322,22 @@ def _cache(value: object) -> str:
 
 
 def _accounts(value: object) -> Mapping[str, Mapping[str, Any]]:
+    """The accounts as they are. There may be thousands, so each is validated by :func:`account_overrides`."""
     if not isinstance(value, Mapping):
         raise wrong("ACCOUNTS", f"is a {kind(value)}", 'a dict such as {"eu": {"API_KEY": …, "PORTAL_ID": …}}')
-    for name, overrides in value.items():
-        _text(
-            "ACCOUNTS",
-            name,
-            r"[A-Za-z0-9_-]{1,50}",
-            "names of letters, digits, - and _, since they stand in URLs",
-        )
-        where = f"HUBSPOT_IDENTIFY['ACCOUNTS'][{name!r}]"
-        check_keys(settings_dict(overrides, where), where)
-        for key in ("ACCOUNTS", "CHOOSE_ACCOUNT"):
-            if key in overrides:
-                raise ConfigurationError(f"{where} has {key}: write it once, outside.")
     return value
+
+
+def account_overrides(name: object, overrides: object) -> dict[str, Any]:
+    """Validate the name of an account and the keys of its settings, and return a copy of these settings."""
+    _text("ACCOUNTS", name, r"[A-Za-z0-9_-]{1,50}", "names of letters, digits, - and _, since they stand in URLs")
+    where = f"HUBSPOT_IDENTIFY['ACCOUNTS'][{name!r}]"
+    values = settings_dict(overrides, where)
+    check_keys(values, where)
+    for key in ("ACCOUNTS", "CHOOSE_ACCOUNT"):
+        if key in values:
+            raise ConfigurationError(f"{where} has {key}: write it once, outside.")
+    return values
 
 
 #: The keys of ``HUBSPOT_IDENTIFY``, and what turns what a site wrote into what :class:`~.conf.Config` holds.

@@ -18,6 +18,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pytest_django import Settings
 
+from hubspot_identify import conf, validation
+from hubspot_identify.checks import check_settings
 from hubspot_identify.conf import KEYS, Config, account_chooser, build_config, config_for, get_config
 from hubspot_identify.exceptions import ConfigurationError, HubSpotIdentifyError, UnknownAccountError
 from hubspot_identify.visitors import user_visitor
@@ -198,8 +200,6 @@ WRONG: list[tuple[str, object, str]] = [
     ("CACHE", None, "is a NoneType"),
     ("CACHE", "redis", "is none of the known values"),
     ("ACCOUNTS", ["eu"], "is a list"),
-    ("ACCOUNTS", {"e u": {}}, "is not written as it should be"),
-    ("ACCOUNTS", {1: {}}, "is a int"),
     ("CHOOSE_ACCOUNT", "eu", "is text, but no dotted path"),
     ("CHOOSE_ACCOUNT", asynchronous, "is asynchronous"),
 ]
@@ -373,11 +373,58 @@ def test_an_account_overrides_what_it_names(settings: Settings) -> None:
         (5, "is a int: write a dict of settings."),
     ],
 )
-def test_a_wrong_account_is_an_error_for_all(overrides: object, problem: str) -> None:
-    """Overrides are checked before anybody asks for that account."""
+def test_wrong_account_is_an_error_where_it_is_asked_for(settings: Settings, overrides: object, problem: str) -> None:
+    """The other accounts work without it. The system checks report it."""
+    settings.HUBSPOT_IDENTIFY = {**MINIMUM, "ACCOUNTS": {"eu": overrides, "us": {}}}
+    assert get_config("us").account == "us"
     with pytest.raises(ConfigurationError) as caught:
-        build_config({**MINIMUM, "ACCOUNTS": {"eu": overrides}})
+        get_config("eu")
     assert str(caught.value) == f"HUBSPOT_IDENTIFY['ACCOUNTS']['eu'] {problem}"
+    (message,) = check_settings()
+    assert (message.id, message.msg.split(": ")[0].rstrip(".")) == (
+        "hubspot_identify.E001",
+        str(caught.value).split(": ")[0].rstrip("."),
+    )
+
+
+@pytest.mark.parametrize(("name", "problem"), [("e u", "is not written as it should be"), (1, "is a int")])
+def test_wrong_name_of_an_account_is_found_by_the_checks(settings: Settings, name: object, problem: str) -> None:
+    """A name that cannot be part of a URL is an error, and no page works for it."""
+    settings.HUBSPOT_IDENTIFY = {**MINIMUM, "ACCOUNTS": {name: {}}}
+    with pytest.raises(ConfigurationError):
+        get_config(str(name))
+    assert problem in " ".join(message.msg for message in check_settings() if message.id == "hubspot_identify.E001")
+
+
+def test_only_the_account_asked_for_is_validated(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither an unknown nor a known account costs a look at each of a thousand others."""
+    looked_at: list[Any] = []
+    monkeypatch.setattr(conf, "check_keys", lambda values, where: looked_at.append(where))
+    monkeypatch.setattr(validation, "check_keys", lambda values, where: looked_at.append(where))
+    settings.HUBSPOT_IDENTIFY = {**MINIMUM, "ACCOUNTS": {f"account{number}": {} for number in range(1000)}}
+    with pytest.raises(UnknownAccountError):
+        get_config("nowhere")
+    assert looked_at == []
+    assert get_config("account7").account == "account7"
+    assert len(looked_at) == 2  # its own settings, and those together with the settings around them
+
+
+def test_names_of_unknown_accounts_are_not_kept(settings: Settings) -> None:
+    """Names that a client makes up leave nothing in the process."""
+    settings.HUBSPOT_IDENTIFY = {**MINIMUM, "ACCOUNTS": {"eu": {}}}
+    get_config("eu")
+    for number in range(100):
+        with pytest.raises(UnknownAccountError):
+            get_config(f"made-up-{number}")
+    assert list(conf._remembered().configs) == ["eu"]
+
+
+def test_error_of_an_unknown_account_is_short(settings: Settings) -> None:
+    """A site with many accounts does not have all of them in one log line."""
+    settings.HUBSPOT_IDENTIFY = {**MINIMUM, "ACCOUNTS": {f"account{number}": {} for number in range(1000)}}
+    with pytest.raises(UnknownAccountError) as caught:
+        get_config("nowhere")
+    assert len(str(caught.value)) < 500
 
 
 def test_an_unknown_account_is_told_the_known_ones(settings: Settings) -> None:
