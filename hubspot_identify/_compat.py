@@ -11,6 +11,7 @@ import django
 if TYPE_CHECKING:
     from django.core.cache.backends.base import BaseCache
     from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
 
 
 Request = TypeVar("Request", "HttpRequest", "HttpRequest | None")
@@ -36,6 +37,11 @@ def keep_out_of_page_caches(request: HttpRequest) -> None:
     They look at this attribute when the response is ready; ``FetchFromCacheMiddleware`` has set it to true before.
     """
     request._cache_update_cache = False  # type: ignore[attr-defined]
+
+
+def keep_out_of_logs(response: HttpResponseBase) -> None:
+    """Keep Django from logging a response, which it does for each one with a status of 400 or more."""
+    response._has_been_logged = True  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -13,14 +13,20 @@ _said: dict[tuple[str, ...], float] = {}
 
 
 def log_seldom(
-    logger: logging.Logger, level: int, message: str, *args: object, reason: str, every: float = MINUTE
+    logger: logging.Logger,
+    level: int,
+    message: str,
+    *args: object,
+    reason: str,
+    every: float = MINUTE,
+    exc_info: BaseException | None = None,
 ) -> None:
     """Log a line, unless this process said it for the same reason less than ``every`` seconds ago."""
     now = time.monotonic()
     key = (logger.name, message, reason)
     if now - _said.get(key, -every) >= every:
         _said[key] = now
-        logger.log(level, message, *args)
+        logger.log(level, message, *args, exc_info=exc_info)
 
 
 def log_misconfiguration(logger: logging.Logger, message: str, error: ConfigurationError) -> None:
@@ -31,6 +37,14 @@ def log_misconfiguration(logger: logging.Logger, message: str, error: Configurat
     """
     reason = "account" if isinstance(error, UnknownAccountError) else str(error)
     log_seldom(logger, logging.ERROR, message, error, reason=reason, every=float("inf"))
+
+
+def log_exception(logger: logging.Logger, message: str, error: Exception) -> None:
+    """Log an unexpected exception with its traceback, once a minute for each type of exception.
+
+    The text of the exception is no part of the reason: it may depend on what the client sent.
+    """
+    log_seldom(logger, logging.ERROR, message, reason=type(error).__name__, exc_info=error)
 
 
 def forget_said() -> None:

@@ -6,12 +6,21 @@ import logging
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseForbidden, JsonResponse
-from django.views.decorators.http import require_http_methods
+from django.core.exceptions import DisallowedHost
+from django.http import (
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBadRequest,
+    HttpResponseForbidden,
+    HttpResponseNotAllowed,
+    JsonResponse,
+)
+from django.views.decorators.csrf import csrf_exempt
 
+from ._compat import keep_out_of_logs
 from .exceptions import ConfigurationError, UnknownAccountError
-from .logs import log_misconfiguration
-from .services import NOBODY, identify
+from .logs import log_exception, log_misconfiguration
+from .services import NOBODY, Identification, identify
 
 logger = logging.getLogger(__name__)
 
@@ -19,28 +28,60 @@ RETRY_AFTER = 1  # seconds, for those who go by the header; our script asks agai
 
 
 @login_not_required
-@require_http_methods(["GET"])
+@csrf_exempt  # Only GET is allowed. Django's middleware would log each POST before the view could respond with 405.
 def identity(request: HttpRequest, account: str | None = None) -> HttpResponse:
     """``{"subject": …, "identity": {"email", "token", "expires_in"} | null}`` for the session's user.
 
-    200 with or without an identity; 202 while it's worth asking again; 403 for requests that don't come from a
-    script of this very site. Takes no parameters, and never waits for HubSpot.
+    The status is 200 with or without an identity, 202 while a further request is worthwhile, 400 for a host that is not
+    allowed, 403 for requests that do not come from a script of this very site, and 503 if the site is misconfigured.
+    The endpoint takes no parameters and never waits for HubSpot. An account that does not exist looks like one whose
+    visitor is anonymous. Django logs none of the responses, because anonymous visitors can request any number of them.
     """
-    if not is_from_own_script(request):
-        return _private(HttpResponseForbidden("Only for scripts of this site.", content_type="text/plain"))
+    response = _respond(request, account)
+    response.headers["Cache-Control"] = "private, no-store"
+    response.headers["Vary"] = "*"  # Service workers store responses despite no-store, but not with this header.
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+    keep_out_of_logs(response)
+    return response
+
+
+def _respond(request: HttpRequest, account: str | None) -> HttpResponse:
     try:
-        found = identify(request, wait=0.0, account=account)
-    except ConfigurationError as error:
-        if account is not None and isinstance(error, UnknownAccountError):
-            raise Http404 from error
+        request.get_host()
+    except DisallowedHost:
+        return HttpResponseBadRequest("This host is not allowed.", content_type="text/plain")
+    if request.method != "GET":
+        return HttpResponseNotAllowed(["GET"])
+    if not is_from_own_script(request):
+        return HttpResponseForbidden("Only for scripts of this site.", content_type="text/plain")
+    try:
+        found = _identify(request, account)
+    except Exception as error:
         if settings.DEBUG:
             raise
-        log_misconfiguration(logger, "Nobody is identified: %s", error)
-        return _private(JsonResponse(NOBODY.as_dict(), status=503))
+        if isinstance(error, ConfigurationError):
+            log_misconfiguration(logger, "Nobody is identified: %s", error)
+        else:
+            log_exception(logger, "The endpoint failed.", error)
+        return JsonResponse(NOBODY.as_dict(), status=503)
     response = JsonResponse(found.as_dict(), status=202 if found.pending else 200)
     if found.pending:
         response.headers["Retry-After"] = str(RETRY_AFTER)
-    return _private(response)
+    return response
+
+
+def _identify(request: HttpRequest, account: str | None) -> Identification:
+    try:
+        return identify(request, wait=0.0, account=account)
+    except UnknownAccountError as error:
+        if account is None:  # CHOOSE_ACCOUNT returned the name, not the URL.
+            if settings.DEBUG:
+                raise
+            log_misconfiguration(logger, "Nobody is identified: %s", error)
+        # Reading the session makes Django treat its cookie as it does if the account exists.
+        _ = getattr(getattr(request, "user", None), "is_authenticated", False)
+        return NOBODY
 
 
 def is_from_own_script(request: HttpRequest) -> bool:
@@ -52,10 +93,3 @@ def is_from_own_script(request: HttpRequest) -> bool:
     if request.headers.get("X-HubSpot-Identify") != "1":
         return False
     return request.headers.get("Sec-Fetch-Site", "same-origin") == "same-origin"
-
-
-def _private(response: HttpResponse) -> HttpResponse:
-    response.headers["Cache-Control"] = "private, no-store"
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
-    return response

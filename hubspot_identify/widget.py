@@ -24,7 +24,7 @@ from .conf import Config, account_chooser, config_for
 from .delivery import endpoint_url, is_inline
 from .exceptions import ConfigurationError
 from .fragment_caches import enclosing_cache
-from .logs import log_misconfiguration, log_seldom
+from .logs import log_exception, log_misconfiguration, log_seldom
 from .middleware import mark_identified
 from .services import Identification, identify
 from .visitors import is_enabled
@@ -58,17 +58,21 @@ def render_script(
 
     Raises:
         TypeError: ``identity`` is something else.
-        ConfigurationError: the settings are wrong, and ``DEBUG`` is on. In production that is logged.
+        ConfigurationError: the settings are wrong, and ``DEBUG`` is on. In production that is logged, like everything
+            that the site's callables and static files raise.
     """
     nonce, account, identity = given(nonce), given(account), given(identity)
     if identity is not None and not isinstance(identity, Identification):
         raise TypeError(f"identity is a {type(identity).__name__}: pass what services.identify(request) returned.")
     try:
         return _render(unwrapped(request), nonce, account, identity)
-    except ConfigurationError as error:
+    except Exception as error:
         if settings.DEBUG:
             raise
-        log_misconfiguration(logger, "The page has no chat: %s", error)
+        if isinstance(error, ConfigurationError):
+            log_misconfiguration(logger, "The page has no chat: %s", error)
+        else:
+            log_exception(logger, "The script element can't be rendered, so the page has no chat.", error)
         return EMPTY
 
 

@@ -17,7 +17,7 @@ from django.test import AsyncClient, Client
 from pytest_django import Settings
 from support.pages import ada, grace, keep_token, subject_for
 
-from hubspot_identify.exceptions import ConfigurationError
+from hubspot_identify.exceptions import ConfigurationError, UnknownAccountError
 from hubspot_identify.testing import FakeHubSpot, fake_hubspot
 
 pytestmark = pytest.mark.django_db
@@ -83,7 +83,7 @@ def test_headers(ask: Ask, known: dict[str, Any]) -> None:
         "Cache-Control": "private, no-store",
         "X-Content-Type-Options": "nosniff",
         "Cross-Origin-Resource-Policy": "same-origin",
-        "Vary": "Cookie",
+        "Vary": "*",
     }
 
 
@@ -312,12 +312,35 @@ def test_account(ask: Ask, settings: Settings, known: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["us", "EU", "__class__", "-"])
-def test_unknown_account(ask: Ask, settings: Settings, known: dict[str, Any], name: str) -> None:
-    """An account that isn't there is a page that isn't there, and no mistake to log."""
+def test_unknown_account_looks_like_one_of_an_anonymous_visitor(
+    ask: Ask, settings: Settings, known: dict[str, Any], caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """The URL of an unknown account has no visitor, also under ``DEBUG``, and is nothing to log."""
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, **ACCOUNTS}
     for debug in (False, True):
         settings.DEBUG = debug
-        assert ask(f"{URL}{name}/").status_code == 404
+        assert answer(ask(f"{URL}{name}/")) == NOBODY
+    assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
+
+
+@pytest.mark.parametrize("cookie", ["", "0" * 32])
+@pytest.mark.parametrize("chosen", [False, True])
+def test_unknown_account_cannot_be_distinguished_from_a_known_one(
+    ask: Ask, client: Client, settings: Settings, chosen: bool, cookie: str
+) -> None:
+    """Anonymous visitors get the same status, body, headers and cookies, also with a stale session cookie."""
+    choose = {"CHOOSE_ACCOUNT": lambda request: request.headers["X-Tenant"]} if chosen else {}
+    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, **ACCOUNTS, **choose}
+    seen = []
+    for name in ("eu", "us"):
+        client.cookies.clear()
+        if cookie:
+            client.cookies["sessionid"] = cookie
+        response = ask(headers={**OURS, "X-Tenant": name}) if chosen else ask(f"{URL}{name}/")
+        assert answer(response) == NOBODY
+        seen.append((response.content, dict(response.headers), response.cookies.output()))
+    assert seen[0] == seen[1]
+    assert ("sessionid" in seen[0][2]) is bool(cookie)
 
 
 @pytest.mark.parametrize(
@@ -325,7 +348,7 @@ def test_unknown_account(ask: Ask, settings: Settings, known: dict[str, Any], na
     [
         ({"API_KEY": None}, r"HUBSPOT_IDENTIFY\['API_KEY'\]"),
         ({"EMAIL_VERIFIED": None}, r"HUBSPOT_IDENTIFY\['EMAIL_VERIFIED'\]"),
-        ({"CHOOSE_ACCOUNT": lambda request: "us"}, "has no account 'us'"),
+        ({"CHOOSE_ACCOUNT": lambda request: 5}, r"HUBSPOT_IDENTIFY\['CHOOSE_ACCOUNT'\]"),
     ],
 )
 def test_wrong_settings(
@@ -346,6 +369,31 @@ def test_wrong_settings(
         ask()
 
 
+def test_chosen_account_that_does_not_exist(
+    ask: Ask, settings: Settings, known: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """In production the visitor is anonymous and the log has one ERROR; under ``DEBUG`` the error is raised."""
+    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "CHOOSE_ACCOUNT": lambda request: "us"}
+    assert [answer(ask()) for _ in range(3)] == [NOBODY] * 3
+    (record,) = [record for record in caplog.records if record.levelno > logging.DEBUG]
+    assert (record.name, record.levelno) == ("hubspot_identify.views", logging.ERROR)
+    settings.DEBUG = True
+    with pytest.raises(UnknownAccountError):
+        ask()
+
+
+@pytest.mark.parametrize("host", ["evil.example", "testserver:80:80", "a b"])
+def test_forged_host_is_refused(ask: Ask, settings: Settings, known: dict[str, Any], host: str) -> None:
+    """Also on a site without a middleware that looks at the host."""
+    settings.ALLOWED_HOSTS = ["testserver"]
+    response = ask(headers={**OURS, "Host": host})
+    assert response.status_code == 400
+    assert b"evil" not in response.content
+    assert b"token-of-ada" not in response.content
+    assert response.headers["Cache-Control"] == "private, no-store"
+    assert answer(ask()) == known
+
+
 # Beside other middleware
 
 
@@ -362,6 +410,13 @@ def test_conditional_get_middleware(ask: Ask, settings: Settings, known: dict[st
     response = ask(headers={**OURS, "If-None-Match": "*", "If-Modified-Since": "Wed, 21 Oct 2099 07:28:00 GMT"})
     assert answer(response) == known
     assert not {"ETag", "Last-Modified"} & set(response.headers)
+
+
+def test_csrf_middleware(client: Client, settings: Settings) -> None:
+    """Django's CSRF middleware does not respond, and log, in place of the endpoint."""
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django.middleware.csrf.CsrfViewMiddleware"]
+    response = Client(enforce_csrf_checks=True).post(URL)
+    assert (response.status_code, response.headers["Allow"]) == (405, "GET")
 
 
 def test_gzip_middleware(ask: Ask, settings: Settings, client: Client) -> None:

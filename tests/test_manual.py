@@ -54,7 +54,7 @@ def logged_lines() -> set[tuple[str, str, str]]:
             function, arguments = ast.unparse(node.func), node.args
             if function == "log_seldom":
                 level, text = ast.unparse(arguments[1]).removeprefix("logging."), arguments[2]
-            elif function == "log_misconfiguration":
+            elif function in ("log_misconfiguration", "log_exception"):
                 level, text = "ERROR", arguments[1]
             elif function.startswith("logger.") and function != "logger.log":
                 level, text = function.removeprefix("logger.").upper(), arguments[0]
