@@ -23,7 +23,6 @@ from .delivery import endpoint_url, is_inline
 
 OURS = "hubspot_identify.middleware.IdentifiedPageMiddleware"
 SECURITY = "django.middleware.security.SecurityMiddleware"
-UPDATE_CACHE = "django.middleware.cache.UpdateCacheMiddleware"
 #: Policies that leave the chat's iframe without the address of the page it stands in.
 HIDING_POLICIES = frozenset({"no-referrer", "same-origin"})
 #: What the libraries of Redis and memcached call the time for which they wait for an answer.
@@ -147,14 +146,16 @@ def _page_cache_problems(config: Config) -> Iterator[CheckMessage]:
         return
     middleware = list(settings.MIDDLEWARE)
     if OURS not in middleware:
-        problem = "is not in MIDDLEWARE: browsers and the caches on the way may keep them."
-    elif UPDATE_CACHE in middleware and middleware.index(UPDATE_CACHE) < middleware.index(OURS):
-        problem = "stands below the cache middleware, which changes the headers after it."
+        problem = "is not in MIDDLEWARE: browsers and the caches on the way may store them."
+    elif middleware[0] != OURS:
+        problem = "is not the first in MIDDLEWARE: another middleware may change the headers after it."
+    elif middleware[-1] != OURS:
+        problem = "is not the last in MIDDLEWARE: a cache among the middleware may store the page before it is private."
     else:
         return
     yield Warning(
-        f"The pages hold the identity of their visitor (inline delivery), and {OURS.rpartition('.')[2]} {problem}",
-        hint=f'Put "{OURS}" first in MIDDLEWARE.',
+        f"Pages contain the identity of their visitor (inline delivery), and {OURS.rpartition('.')[2]} {problem}",
+        hint=f'Put "{OURS}" into MIDDLEWARE twice, as the first and as the last.',
         id="hubspot_identify.W009",
     )
 

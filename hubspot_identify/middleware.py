@@ -31,11 +31,19 @@ def mark_identified(request: HttpRequest) -> None:
     request._hubspot_identified = True  # type: ignore[attr-defined]
 
 
-class IdentifiedPageMiddleware:
-    """Sends ``Cache-Control: private, no-store`` with pages that hold an identity, whatever the view had set.
+def is_marked_too_late(request: HttpRequest) -> bool:
+    """Return whether the page of a request is being streamed with headers that were set for a page without identity."""
+    return getattr(request, "_hubspot_streams_unidentified", False)
 
-    Put it first in ``MIDDLEWARE``, so that nothing changes the header after it. It can't help a page that is rendered
-    while it is streamed: that one's headers are gone before the tag is reached.
+
+class IdentifiedPageMiddleware:
+    """Sends ``Cache-Control: private, no-store`` with pages that contain an identity, whatever the view had set.
+
+    Put it into ``MIDDLEWARE`` twice, first and last. As the first, it sees what all others did to the headers. As the
+    last, it sets them before a cache among the middleware can store the page.
+
+    The headers of a streamed page are sent before its content is rendered. If the tag is rendered only then, it renders
+    no identity.
     """
 
     sync_capable = True
@@ -57,8 +65,11 @@ class IdentifiedPageMiddleware:
 
 
 def _made_private(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    """Set the headers of an identified page. Each call does the same, however often the middleware is installed."""
     if getattr(request, "_hubspot_identified", False):
         for name in [name for name in response.headers if _OF_CACHES.fullmatch(name)]:
             del response.headers[name]
         response.headers["Cache-Control"] = "private, no-store"
+    elif response.streaming:
+        request._hubspot_streams_unidentified = True  # type: ignore[attr-defined]
     return response

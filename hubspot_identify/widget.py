@@ -25,7 +25,7 @@ from .delivery import endpoint_url, is_inline
 from .exceptions import ConfigurationError
 from .fragment_caches import enclosing_cache
 from .logs import log_exception, log_misconfiguration, log_seldom
-from .middleware import mark_identified
+from .middleware import is_marked_too_late, mark_identified
 from .services import Identification, identify
 from .visitors import is_enabled
 
@@ -184,6 +184,8 @@ def _identity(request: HttpRequest | None, config: Config, found: Identification
     """Who the visitor is, in the page itself. Without ``data-subject`` the script doesn't know."""
     if request is not None:
         keep_out_of_page_caches(request)
+        if _is_prefetch(request) or _is_streamed(request):
+            return EMPTY
     elif found is None:
         return EMPTY
     if _in_fragment_cache():
@@ -197,6 +199,30 @@ def _identity(request: HttpRequest | None, config: Config, found: Identification
     if found.identity is None:
         return format_html(' data-subject="{}"', found.subject or "")
     return format_html(' data-subject="{}" data-identity="{}"', found.subject, json.dumps(found.identity))
+
+
+def _is_prefetch(request: HttpRequest) -> bool:
+    """Return whether the browser fetches the page to show it later, perhaps after a change of user.
+
+    ``Sec-Purpose`` is the standard, and may be ``prefetch;prerender``. Older browsers send the other headers.
+    """
+    purposes = (request.headers.get(name, "") for name in ("Sec-Purpose", "Purpose", "X-Moz"))
+    return any("prefetch" in purpose.lower() for purpose in purposes)
+
+
+def _is_streamed(request: HttpRequest) -> bool:
+    """Return whether the headers of the page are gone, so that nothing keeps caches from storing an identity."""
+    if not is_marked_too_late(request):
+        return False
+    log_seldom(
+        logger,
+        logging.ERROR,
+        "The hubspot_identify tag is rendered while the page is streamed. Its headers have been sent without "
+        "Cache-Control: private, so no identity is rendered. Render the part with the tag before the response is "
+        "returned, or use deferred delivery.",
+        reason="",
+    )
+    return True
 
 
 def _in_fragment_cache() -> bool:

@@ -415,12 +415,18 @@ def test_database_caches(settings: Settings, monkeypatch: pytest.MonkeyPatch) ->
         ([], ["W009"]),
         ([UPDATE_CACHE], ["W009"]),
         ([UPDATE_CACHE, OURS], ["W009"]),
-        ([OURS, UPDATE_CACHE], []),
+        ([OURS, UPDATE_CACHE], ["W009"]),
+        ([OURS, UPDATE_CACHE, SECURITY], ["W009"]),
+        ([OURS, UPDATE_CACHE, OURS, SECURITY], ["W009"]),
+        ([SECURITY, OURS, UPDATE_CACHE, OURS], ["W009"]),
+        ([OURS, UPDATE_CACHE, OURS], []),
         ([OURS], []),
     ],
 )
-def test_inline_pages_need_our_middleware(settings: Settings, middleware: list[str], expected: list[str]) -> None:
-    """Identities in pages need the middleware that keeps them private, above the one that sets other headers."""
+def test_inline_pages_need_our_middleware_first_and_last(
+    settings: Settings, middleware: list[str], expected: list[str]
+) -> None:
+    """The first one is above everything that changes the headers, the last one below every cache."""
     settings.MIDDLEWARE = middleware
     assert check_deployment() == []
     settings.HUBSPOT_IDENTIFY = {**GOOD, "DELIVERY": "inline"}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,10 +12,10 @@ from django.contrib.auth.models import AnonymousUser
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from pytest_django import Settings
-from support.pages import ada, keep_token, render_django, request_by
+from support.pages import ada, keep_token, render_django, request_by, script_attributes
 
 from hubspot_identify.middleware import IdentifiedPageMiddleware
-from hubspot_identify.services import identify
+from hubspot_identify.services import aidentify, identify
 from hubspot_identify.testing import fake_hubspot
 
 CACHEABLE = {
@@ -116,3 +117,61 @@ def test_streamed_page(through: Callable[..., HttpResponseBase]) -> None:
         request_by(ada()), lambda request: StreamingHttpResponse([render_django(request)], headers=CACHEABLE)
     )
     assert dict(response.headers) == PRIVATE
+
+
+# Pages that are rendered while they are streamed
+
+
+@pytest.fixture
+def stream(through: Callable[..., HttpResponseBase]) -> Callable[..., str]:
+    """Send a page of the request's visitor piece by piece, and return its content."""
+
+    def parts(request: HttpRequest, arguments: dict[str, Any]) -> Iterator[str]:
+        yield "<p>"
+        yield render_django(request, **arguments)
+
+    async def async_parts(request: HttpRequest, arguments: dict[str, Any]) -> AsyncIterator[str]:
+        yield "<p>"
+        yield render_django(request, **(arguments or {"identity": await aidentify(request)}))
+
+    async def join(response: Any) -> str:
+        return b"".join([part async for part in response]).decode()
+
+    def send(request: HttpRequest, **arguments: Any) -> str:
+        content = (parts if through is through_sync else async_parts)(request, arguments)
+        response: Any = through(request, lambda _: StreamingHttpResponse(content, headers=CACHEABLE))
+        page = b"".join(response).decode() if through is through_sync else async_to_sync(join)(response)
+        assert ("data-subject" in page) is (response.headers["Cache-Control"] == "private, no-store")
+        return str(page)
+
+    return send
+
+
+@pytest.mark.parametrize("user", [ada(), AnonymousUser()])
+def test_tag_in_a_stream_renders_no_identity(
+    stream: Callable[..., str], caplog: pytest.LogCaptureFixture, user: object
+) -> None:
+    """Its headers have been sent: the chat is there without a visitor, and one ERROR says what to do."""
+    keep_token(ada())
+    for _ in range(3):
+        attributes = script_attributes(stream(request_by(user)))
+        assert not {"data-subject", "data-identity"} & set(attributes)
+        assert attributes["data-load-on"] == "page"
+    (record,) = [record for record in caplog.records if record.name.startswith("hubspot_identify")]
+    assert record.levelno == logging.ERROR
+
+
+def test_identity_that_is_found_before_the_stream_begins_is_rendered(
+    stream: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A view that calls ``identify()`` before it returns has the headers set in time."""
+    keep_token(ada())
+    request = request_by(ada())
+    assert "data-identity" in script_attributes(stream(request, identity=identify(request)))
+    assert caplog.records == []
+
+
+def test_deferred_tag_in_a_stream_is_unchanged(stream: Callable[..., str], settings: Settings) -> None:
+    """A deferred page is the same, streamed or not."""
+    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "DELIVERY": "deferred"}
+    assert stream(request_by(ada())) == f"<p>{render_django(request_by(ada()))}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import pytest
 from django.contrib.auth.models import AnonymousUser
@@ -23,10 +24,21 @@ from rest_framework.views import APIView
 from support.pages import ada, grace, keep_token, script_attributes
 
 from hubspot_identify import services, widget
+from hubspot_identify.deployment import check_deployment
 
 SOURCE = "{% load hubspot_identify %}<p>{{ hits }}</p>{% hubspot_identify %}"
 USERS = {"ada": ada, "grace": grace}
 MIDDLEWARE = "django.middleware.cache"
+OURS = "hubspot_identify.middleware.IdentifiedPageMiddleware"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "OPTIONS": {
+            "loaders": [("django.template.loaders.locmem.Loader", {"page.html": SOURCE})],
+            "context_processors": ["django.template.context_processors.request"],
+        },
+    }
+]
 hits = 0
 
 
@@ -106,12 +118,7 @@ def url(request: pytest.FixtureRequest, settings: Settings) -> Iterator[str]:
     before, after = caching if request.param in SITE_WIDE else ([], [])
     settings.MIDDLEWARE = [*before, f"{__name__}.somebody", *after]
     settings.ROOT_URLCONF = __name__
-    loader = ("django.template.loaders.locmem.Loader", {"page.html": SOURCE})
-    options = {
-        "loaders": [loader],
-        "context_processors": ["django.template.context_processors.request"],
-    }
-    settings.TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "OPTIONS": options}]
+    settings.TEMPLATES = TEMPLATES
     return f"/{request.param}/"
 
 
@@ -161,6 +168,45 @@ def test_without_our_care_they_would_be(
         monkeypatch.setattr(module, "keep_out_of_page_caches", lambda request: None)
     page_of("ada", url, client)
     assert token_in(page_of("grace", url, client)) == "token-of-ada"
+
+
+class OtherPageCache:
+    """A page cache that knows nothing of Django's flag, and goes by the headers alone."""
+
+    pages: ClassVar[dict[str, HttpResponse]] = {}
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if request.path not in self.pages:
+            response = self.get_response(request)
+            if "no-store" in response.headers.get("Cache-Control", ""):
+                return response
+            self.pages[request.path] = response
+        return self.pages[request.path]
+
+
+USER, CACHE = f"{__name__}.somebody", f"{__name__}.OtherPageCache"
+
+
+@pytest.mark.parametrize(
+    "middleware",
+    [[USER, CACHE], [OURS, USER, CACHE], [USER, CACHE, OURS], [OURS, USER, CACHE, OURS], [OURS, CACHE, USER, OURS]],
+)
+def test_identity_is_in_no_page_cache_among_the_middleware(
+    client: Client, settings: Settings, middleware: list[str]
+) -> None:
+    """Wherever the system check finds nothing wrong, Grace does not receive the identity of Ada."""
+    settings.ROOT_URLCONF = __name__
+    settings.MIDDLEWARE = middleware
+    settings.TEMPLATES = TEMPLATES
+    deliver(settings, "inline")
+    OtherPageCache.pages.clear()
+    tokens = [token_in(page_of(user, "/site_wide/", client)) for user in ("ada", "grace")]
+    is_warned = "hubspot_identify.W009" in [message.id for message in check_deployment()]
+    assert tokens == ["token-of-ada", "token-of-grace"] or is_warned
+    assert is_warned is not (middleware[0] == middleware[-1] == OURS)
 
 
 def test_deferred_pages_are_cached(url: str, client: Client, settings: Settings) -> None:

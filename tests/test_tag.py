@@ -275,6 +275,39 @@ def test_variables_that_are_not_there(render: Render, configure: Configure, deli
     assert ("token-of-eu" in page) is (delivery == "inline")
 
 
+PREFETCHES = [
+    {"HTTP_SEC_PURPOSE": "prefetch"},
+    {"HTTP_SEC_PURPOSE": "prefetch;prerender"},
+    {"HTTP_SEC_PURPOSE": "prefetch;anonymous-client-ip"},
+    {"HTTP_PURPOSE": "prefetch"},
+    {"HTTP_X_MOZ": "Prefetch"},
+]
+
+
+@pytest.mark.parametrize("headers", PREFETCHES)
+@pytest.mark.parametrize("given", [False, True])
+def test_prefetched_page_has_no_identity(
+    render: Render, configure: Configure, headers: dict[str, str], given: bool
+) -> None:
+    """A browser may show the page after a change of user, so it does not say who the visitor is."""
+    configure(DELIVERY="inline")
+    keep_token(ada())
+    arguments = {"identity": identify(request_by(ada()))} if given else {}
+    request = request_by(Untouchable(), **headers)
+    assert render(request, **arguments) == DEFERRED
+    assert request._cache_update_cache is False  # type: ignore[attr-defined]  # nor is it served to those who navigate
+
+
+@pytest.mark.parametrize("headers", [{"HTTP_SEC_PURPOSE": ""}, {"HTTP_SEC_PURPOSE": "navigate"}, {"HTTP_PURPOSE": "x"}])
+def test_page_fetched_for_another_purpose_has_its_identity(
+    render: Render, configure: Configure, headers: dict[str, str]
+) -> None:
+    """Only prefetches go without."""
+    configure(DELIVERY="inline")
+    keep_token(ada())
+    assert "token-of-ada" in render(request_by(ada(), **headers))
+
+
 # Switched off, or no consent
 
 
