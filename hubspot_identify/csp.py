@@ -37,10 +37,15 @@ def sources(region: str = "na1") -> dict[str, list[str]]:
 
         SECURE_CSP = {
             "default-src": [CSP.SELF],
+            "base-uri": [CSP.NONE],
+            "form-action": [CSP.SELF],
             **{directive: [CSP.SELF, *hosts] for directive, hosts in csp.sources("eu1").items()},
         }
 
     With django-csp the same, as ``CONTENT_SECURITY_POLICY = {"DIRECTIVES": {...}}`` and with ``csp.constants.SELF``.
+    ``default-src`` does not cover ``base-uri`` and ``form-action``. Without them, markup that somebody plants in a page
+    with inline delivery could send the identity to another site.
+
     Where ``script-src`` has a nonce and ``'strict-dynamic'`` in place of hosts, browsers need none of those; the other
     directives they need still.
 

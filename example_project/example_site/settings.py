@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import django
 import environ
+
+from hubspot_identify import csp
 
 from .sandbox import sandbox_settings
 
@@ -23,12 +26,13 @@ ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[:
 
 HUBSPOT_API_KEY = env.str("HUBSPOT_API_KEY", default="")
 HUBSPOT_PORTAL_ID = env.str("HUBSPOT_PORTAL_ID", default="")
+HUBSPOT_REGION = env.str("HUBSPOT_REGION", default="na1")
 USES_SANDBOX = not (HUBSPOT_API_KEY and HUBSPOT_PORTAL_ID)
 
 HUBSPOT_IDENTIFY = {
     "API_KEY": HUBSPOT_API_KEY,
     "PORTAL_ID": HUBSPOT_PORTAL_ID,
-    "REGION": env.str("HUBSPOT_REGION", default="na1"),
+    "REGION": HUBSPOT_REGION,
     "ENABLED": env.bool("HUBSPOT_ENABLED", default=True),
     "EMAIL_VERIFIED": True,  # this site creates all of its users itself, and nobody can sign up
     # The pages that show another way of delivery or of loading use these: {% hubspot_identify account="idle" %}
@@ -52,6 +56,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "hubspot_identify.middleware.IdentifiedPageMiddleware",  # first and last, for the page with inline delivery
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -89,6 +94,17 @@ STATIC_URL = "static/"
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = "home"
+
+# Django 6.0 brought a middleware that sends this policy.
+SECURE_CSP = {
+    "default-src": ["'self'"],
+    # Without these two, markup that somebody plants in a page could send the rest of the page to another site.
+    "base-uri": ["'none'"],
+    "form-action": ["'self'"],
+    **{directive: ["'self'", *hosts] for directive, hosts in csp.sources(HUBSPOT_REGION).items()},
+}
+if django.VERSION >= (6, 0):
+    MIDDLEWARE.insert(1, "django.middleware.csp.ContentSecurityPolicyMiddleware")
 
 # HubSpot's chat looks at the referrer to know which page it is on.
 SECURE_REFERRER_POLICY = "strict-origin-when-cross-origin"
