@@ -31,8 +31,13 @@ def _endpoint_url(account: str, _resolver: URLResolver, _prefix: str, _language:
 
 def is_ours(endpoint: str) -> bool:
     """Whether an address leads to the app, and not to a pattern that stands before it in the URLconf."""
-    path = unquote(endpoint.removeprefix(get_script_prefix()))  # reverse() quotes, and resolve() wants it as it came
-    return "hubspot_identify" in resolve(f"/{path}").app_names
+    path = unquote(path_of(endpoint))  # reverse() quotes, and resolve() wants it as it came
+    return "hubspot_identify" in resolve(path).app_names
+
+
+def path_of(endpoint: str) -> str:
+    """The path of an address below the prefix under which the site is served."""
+    return f"/{endpoint.removeprefix(get_script_prefix())}"
 
 
 def is_inline(config: Config, endpoint: str | None) -> bool:

@@ -20,6 +20,7 @@ import time_machine
 from django.contrib.auth.models import User
 from django.core.cache import caches
 from django.core.management import CommandError, call_command
+from django.http import HttpResponseRedirect
 from django.urls import include, path
 from pytest_django import Settings
 from support.server import TokenServer, TokenServerProcess
@@ -110,6 +111,7 @@ def test_a_healthy_site_as_text(token_server: TokenServer, settings: Settings) -
         "       ok  The system checks have nothing to say.",
         "       ok  HubSpot supports this version of the API until 2027-09.",
         "       ok  The browser asks /hubspot/identity/, and no page waits.",
+        "       ok  Anonymous visitors reach the endpoint /hubspot/identity/.",
         "       ok  The cache 'default' (RedisCache) works, and all processes share it.",
         "           (1.0 ms)",
         "     note  The chat's script comes from the site itself: /123.js",
@@ -308,6 +310,31 @@ def test_inline_delivery(settings: Settings) -> None:
     """Sites whose pages wait are told for how long."""
     configure(settings, DELIVERY="inline", PAGE_WAIT=0.5)
     assert findings()["delivery"]["text"] == "Pages hold the identity, and wait for it 0.5 s at most."
+
+
+def login_wall(get_response: Any) -> Any:
+    """Middleware of a site that redirects every visitor to the login page."""
+    return lambda request: HttpResponseRedirect("/login/")
+
+
+@pytest.mark.parametrize(("delivery", "level"), [(None, "error"), ("inline", "warning")])
+def test_middleware_that_responds_in_place_of_the_endpoint(
+    settings: Settings, delivery: str | None, level: str
+) -> None:
+    """The doctor names it, and fails if the pages depend on the endpoint."""
+    configure(settings, DELIVERY=delivery)
+    assert findings()["endpoint"]["level"] == "ok"
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{__name__}.login_wall"]
+    endpoint = findings()["endpoint"]
+    assert endpoint["level"] == level
+    assert f"{__name__}.login_wall" in endpoint["text"]
+
+
+def test_host_of_the_request(settings: Settings) -> None:
+    """``--host`` names another host than the first of ``ALLOWED_HOSTS``."""
+    settings.ALLOWED_HOSTS = ["shop.example"]
+    assert findings()["endpoint"]["level"] == "ok"
+    assert findings("--host", "evil.example")["endpoint"]["level"] == "error"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from django.utils.translation import gettext as _
 from ..conf import get_config
 from ..exceptions import ConfigurationError, UnknownAccountError
 from ..visitors import Visitor
+from .endpoint import look_at_endpoint
 from .findings import ERROR, NOTE, Finding
 from .network import Progress, ask_hubspot, look_at_loader
 from .site import (
@@ -28,13 +29,14 @@ from .site import (
 NOBODY = "hubspot-doctor@example.com"
 
 
-def examine(account: str, visitor: Visitor, progress: Progress) -> Iterator[Finding]:
+def examine(account: str, visitor: Visitor, progress: Progress, host: str = "") -> Iterator[Finding]:
     """Look at one account, and have HubSpot make one token.
 
     Args:
         account: a name from ``ACCOUNTS``, or ``""``.
         visitor: whom the token is for.
         progress: told while something is waited for.
+        host: at which the endpoint is requested; ``""`` for the first of ``ALLOWED_HOSTS``.
     """
     try:
         config = get_config(account)
@@ -47,6 +49,7 @@ def examine(account: str, visitor: Visitor, progress: Progress) -> Iterator[Find
     yield look_at_path(config)
     yield from look_at_region(config)
     yield look_at_delivery(config)
+    yield from look_at_endpoint(config, host)
     yield look_at_cache(config.cache)
     yield from look_at_breaker(config)
     yield from look_at_csp(config)

@@ -42,9 +42,10 @@ class Command(BaseCommand):
             help=f"make the token for this address, and say whether its user is identified (default: {NOBODY})",
         )
         parser.add_argument("--account", help="a name from ACCOUNTS (default: all of them)")
+        parser.add_argument("--host", default="", help="request the endpoint at this host (default: ALLOWED_HOSTS[0])")
         parser.add_argument("--json", action="store_true", help="for scripts: findings as JSON, in English")
 
-    def handle(self, *, email: str, account: str | None, json: bool, **options: Any) -> None:
+    def handle(self, *, email: str, account: str | None, host: str, json: bool, **options: Any) -> None:
         """Django's hook."""
         try:
             visitor = Visitor(email)
@@ -53,33 +54,33 @@ class Command(BaseCommand):
         names = account_names(getattr(settings, "HUBSPOT_IDENTIFY", None)) if account is None else [account]
         if json:
             with override("en"):
-                failed = self._print_json(visitor, names)
+                failed = self._print_json(self._findings(visitor, names, host))
         else:
-            failed = self._print_text(visitor, names)
+            failed = self._print_text(self._findings(visitor, names, host))
         if failed:
             sys.exit(1)
 
-    def _findings(self, visitor: Visitor, names: list[str]) -> Iterator[tuple[str, Finding]]:
+    def _findings(self, visitor: Visitor, names: list[str], host: str) -> Iterator[tuple[str, Finding]]:
         settings_told = False
         for finding in look_at_checks():
             settings_told = settings_told or finding.topic in SETTINGS_CHECKS
             yield "", finding
         for name in names:
-            for finding in examine(name, visitor, self._show_progress):
+            for finding in examine(name, visitor, self._show_progress, host):
                 self._clear_progress()
                 if not (settings_told and finding.topic == "settings" and finding.level == ERROR):
                     yield name, finding
 
-    def _print_json(self, visitor: Visitor, names: list[str]) -> bool:
-        findings = [{"account": name, **asdict(finding)} for name, finding in self._findings(visitor, names)]
+    def _print_json(self, found: Iterator[tuple[str, Finding]]) -> bool:
+        findings = [{"account": name, **asdict(finding)} for name, finding in found]
         failed = any(finding["level"] == ERROR for finding in findings)
         self.stdout.write(json.dumps({"ok": not failed, "findings": findings}, indent=2))
         return failed
 
-    def _print_text(self, visitor: Visitor, names: list[str]) -> bool:
+    def _print_text(self, findings: Iterator[tuple[str, Finding]]) -> bool:
         topics, levels = set(), []
         shown = ""
-        for name, finding in self._findings(visitor, names):
+        for name, finding in findings:
             if name != shown:
                 self.stdout.write("\n" + pgettext("hubspot_doctor", "Account {name}").format(name=printable(name)))
                 shown = name
