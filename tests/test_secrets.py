@@ -13,12 +13,14 @@ import re
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from django.contrib.auth.models import User
 from django.core.cache import caches
+from django.core.management import call_command
 from django.test import RequestFactory
 from django.views.debug import ExceptionReporter
 from pytest_django import Settings
@@ -27,6 +29,7 @@ from support.server import TokenServer
 from hubspot_identify import client as client_module
 from hubspot_identify import services, signals
 from hubspot_identify.background import get_workers
+from hubspot_identify.conf import get_config
 from hubspot_identify.exceptions import HubSpotIdentifyError
 from hubspot_identify.visitors import Visitor
 
@@ -332,3 +335,17 @@ def test_lines_of_other_clients_are_left_alone(caplog: pytest.LogCaptureFixture)
             logging.getLogger(name).warning("Failed to parse headers (url=%s)", "https://x.example", exc_info=True)
     assert caplog.messages == ["Failed to parse headers (url=https://x.example)"] * 2
     assert all(record.exc_info for record in caplog.records)
+
+
+@pytest.mark.parametrize("is_function", [False, True])
+def test_diffsettings_prints_the_key_unless_it_is_a_function(settings: Settings, is_function: bool) -> None:
+    """Django's command prints every setting with its ``repr``, which SECURITY.rst says of it."""
+
+    def key_of_the_site() -> str:
+        return KEY
+
+    key = key_of_the_site if is_function else KEY
+    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "API_KEY": key}
+    printed = call_command("diffsettings", all=True, stdout=StringIO())
+    assert (KEY in printed, "key_of_the_site" in printed) == (not is_function, is_function)
+    assert get_config().api_key == key
