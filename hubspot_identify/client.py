@@ -64,13 +64,21 @@ class TokenClient:
             raise rejection
         return self._request_token(visitor, config, new_key)
 
+    @property
+    def request_sent(self) -> bool:
+        """Whether a request may have been sent. Until then, no visitor's data can be the reason for a failure."""
+        return self._sockets.connected
+
     def abort(self) -> None:
         """End the call that another thread is waiting for. From then on, this client opens no connection."""
         self._sockets.abort()
 
     def _request_token(self, visitor: Visitor, config: Config, key: str) -> str:
         answer = self._post(visitor, config, key)
+        if self._sockets.aborted:  # any response ended with the connection
+            answer = TransportError("The call had not ended some seconds after its deadline, and was aborted.")
         if isinstance(answer, TransportError):
+            answer.request_sent = self.request_sent
             raise answer
         return read_token(answer, secrets=(key, *personal_data(visitor)))
 
@@ -80,7 +88,7 @@ class TokenClient:
         A failure is returned, not raised, so that the exception of no library is chained: they quote URLs and headers,
         which contain the key.
         """
-        calling.now = True
+        calling.now, self._sockets.connected = True, False
         try:
             with new_session(self._sockets) as session:
                 request = session.prepare_request(_token_request(visitor, config, key))
@@ -91,6 +99,8 @@ class TokenClient:
                     request, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT), allow_redirects=False, **environment
                 ) as response:
                     return Answer(response.status_code, response.headers, *_read_body(response))
+        except TransportError as error:  # the certificate authorities cannot be loaded
+            return error.with_traceback(None)
         except requests.exceptions.SSLError:
             return TransportError(
                 "The TLS connection to HubSpot failed: its certificate can't be trusted, or the handshake broke off."

@@ -35,7 +35,15 @@ class CredentialError(HubSpotIdentifyError):
 
 
 class TransportError(HubSpotIdentifyError):
-    """No usable response: name resolution, connection, TLS, a reset, an interim status, or none within ``TIMEOUT``."""
+    """No usable response: name resolution, connection, TLS, a reset, an interim status, or none within ``TIMEOUT``.
+
+    Attributes:
+        request_sent: whether the request may have been sent. If not, no visitor's data can be the reason.
+    """
+
+    def __init__(self, text: str, *, request_sent: bool = True) -> None:
+        super().__init__(text)
+        self.request_sent = request_sent
 
 
 class UnexpectedResponseError(HubSpotIdentifyError):

@@ -23,6 +23,7 @@ import requests.adapters
 from urllib3.util.ssl_ import create_urllib3_context
 
 from . import __version__
+from .exceptions import TransportError
 from .per_process import PerProcess
 
 
@@ -51,13 +52,19 @@ class CallSockets:
     """The sockets that one call has opened, so that another thread can end the call.
 
     A socket timeout limits the time between two bytes, so it never ends a response that arrives byte by byte. The
-    sockets are kept as duplicates: the TLS layer and ``http.client`` take over the originals during the call.
+    sockets are kept as duplicates: the TLS layer and ``http.client`` take over the originals during the call. A child
+    that is forked during a call inherits both, does not use them, and closes them when it exits.
+
+    Attributes:
+        aborted: whether :meth:`abort` was called.
+        connected: whether a connection was ready for the request, with its proxy tunnel and TLS handshake completed.
     """
 
     def __init__(self) -> None:
+        self.aborted = False
+        self.connected = False
         self._lock = threading.Lock()
         self._duplicates: list[socket.socket] = []
-        self._aborted = False
 
     def add(self, sock: socket.socket) -> None:
         """Register a connected socket.
@@ -66,14 +73,14 @@ class CallSockets:
             ConnectionAbortedError: the call has been aborted.
         """
         with self._lock:
-            if self._aborted:
+            if self.aborted:
                 raise ConnectionAbortedError("The call has been aborted.")
             self._duplicates.append(sock.dup())
 
     def abort(self) -> None:
         """Shut down all sockets of the call, including those it would open later. May be called from any thread."""
         with self._lock:
-            self._aborted = True
+            self.aborted = True
             for duplicate in self._duplicates:
                 with contextlib.suppress(OSError):  # the peer has closed the connection
                     duplicate.shutdown(socket.SHUT_RDWR)
@@ -102,6 +109,10 @@ class _RegisteringConnection:
             raise
         return sock
 
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]  # of the urllib3 class beside this mixin
+        self._sockets.connected = True
+
 
 @cache
 def _registering(connection_class: type) -> type:
@@ -109,7 +120,8 @@ def _registering(connection_class: type) -> type:
     return type(f"Registering{connection_class.__name__}", (_RegisteringConnection, connection_class), {})
 
 
-_tls_contexts: PerProcess[dict[str, ssl.SSLContext]] = PerProcess(dict)
+#: By path: the modification time and size of a bundle when it was loaded, and its context.
+_tls_contexts: PerProcess[dict[str, tuple[tuple[int, int], ssl.SSLContext]]] = PerProcess(dict)
 
 
 def tls_context(verify: bool | str) -> ssl.SSLContext:
@@ -119,18 +131,33 @@ def tls_context(verify: bool | str) -> ssl.SSLContext:
         verify: path of a file or directory, or ``True`` for the authorities of requests.
 
     Raises:
-        OSError: the bundle cannot be read.
+        TransportError: the bundle cannot be loaded.
     """
     bundle = verify if isinstance(verify, str) else requests.utils.DEFAULT_CA_BUNDLE_PATH
+    try:
+        return _load_context(bundle)
+    except OSError as error:  # ssl.SSLError is one: an empty file, or a file without certificates
+        problem = type(error).__name__
+    variables = [name for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if os.environ.get(name) == bundle]
+    origin = f"set by the environment variable {variables[0]}" if variables else "the default of requests"
+    raise TransportError(
+        f"The certificate authorities in {bundle!r} ({origin}) cannot be loaded: {problem}.",
+        request_sent=False,
+    )
+
+
+def _load_context(bundle: str) -> ssl.SSLContext:
+    status = os.stat(bundle)
+    version = (status.st_mtime_ns, status.st_size)
     contexts = _tls_contexts.get()
-    context = contexts.get(bundle)
-    if context is None:
+    loaded_version, context = contexts.get(bundle, (None, None))
+    if context is None or loaded_version != version:  # the bundle may be replaced while the process runs
         context = create_urllib3_context()
         if os.path.isdir(bundle):
             context.load_verify_locations(capath=bundle)
         else:
             context.load_verify_locations(cafile=bundle)
-        contexts[bundle] = context
+        contexts[bundle] = (version, context)
     return context
 
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import requests
-from support.certificates import Certificate
+from support.certificates import Certificate, new_certificate
 from support.server import TokenServer, TokenServerProcess, email_of
 
 import hubspot_identify
 from hubspot_identify import client as client_module
+from hubspot_identify import transport
 from hubspot_identify.answers import MAX_BODY
 from hubspot_identify.client import TokenClient
 from hubspot_identify.conf import Config, build_config
@@ -315,24 +316,80 @@ def test_each_call_has_a_connection_of_its_own(client: TokenClient, token_server
     assert [request.connection for request in token_server.requests()] == [1, 2, 3]
 
 
+@pytest.fixture
+def bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A file of certificate authorities, named by the environment; it does not exist yet."""
+    path = tmp_path / "ca.pem"
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(path))
+    return path
+
+
 def test_certificate_authorities_are_loaded_once(
-    tls_server: TokenServer, certificate: Certificate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tls_server: TokenServer, certificate: Certificate, monkeypatch: pytest.MonkeyPatch, bundle: Path
 ) -> None:
-    """The second call uses the TLS context of the first, even after the bundle is gone."""
-    bundle = tmp_path / "ca.pem"
+    """The second call uses the TLS context of the first."""
     bundle.write_bytes(certificate.authority.read_bytes())
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
     config = config_of(tls_server.https_url)
     TokenClient().create_token(ADA, config)
-    bundle.unlink()
+    monkeypatch.setattr(transport, "create_urllib3_context", lambda: pytest.fail("loaded again"))
     assert email_of(TokenClient().create_token(ADA, config)) == ADA.email
+
+
+def test_replaced_bundle_is_used_without_a_restart(
+    tls_server: TokenServer, certificate: Certificate, bundle: Path, tmp_path: Path
+) -> None:
+    """A company that rotates its authority replaces the file while the processes run."""
+    config = config_of(tls_server.https_url)
+    (tmp_path / "former").mkdir()
+    bundle.write_bytes(new_certificate(tmp_path / "former").authority.read_bytes())
+    with pytest.raises(TransportError):
+        TokenClient().create_token(ADA, config)
+    bundle.write_bytes(certificate.authority.read_bytes())
+    assert email_of(TokenClient().create_token(ADA, config)) == ADA.email
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+@pytest.mark.parametrize("content", [None, "", "no certificate"])
+def test_unusable_bundle_is_named(
+    client: TokenClient,
+    token_server: TokenServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    variable: str,
+    content: str | None,
+) -> None:
+    """The error names the file and the variable that says so, whether the file is missing, empty or another one."""
+    bundle = tmp_path / "ca.pem"
+    if content is not None:
+        bundle.write_text(content)
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.setenv(variable, str(bundle))
+    with pytest.raises(TransportError) as caught:
+        client.create_token(ADA, config_of(token_server.https_url))
+    assert str(bundle) in str(caught.value)
+    assert variable in str(caught.value)
+    assert KEY not in str(caught.value)
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+    assert not caught.value.request_sent
+
+
+def test_unusable_default_bundle_is_named(
+    client: TokenClient, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a variable, the authorities are those of requests."""
+    for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("requests.utils.DEFAULT_CA_BUNDLE_PATH", "/missing/cacert.pem")
+    with pytest.raises(TransportError, match=r"/missing/cacert\.pem"):
+        client.create_token(ADA, config_of(token_server.https_url))
 
 
 def test_aborted_client_opens_no_connection(client: TokenClient, token_server: TokenServer) -> None:
     """A call that hangs before it connects, such as in a callable key, ends as soon as it tries to."""
     client.abort()
-    with pytest.raises(TransportError):
+    with pytest.raises(TransportError) as caught:
         client.create_token(ADA, config_of(token_server.url))
+    assert not caught.value.request_sent
     assert token_server.calls == 0
 
 
@@ -342,14 +399,15 @@ def test_aborted_client_opens_no_connection(client: TokenClient, token_server: T
 def test_aborted_call_ends(
     client: TokenClient, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch, mood: Any
 ) -> None:
-    """Whatever the server is doing, the thread that waits for it is released."""
+    """Whatever the server does, the thread that waits for it is released. The response is not blamed for it."""
     monkeypatch.setattr(client_module, "READ_TIMEOUT", 30.0)
     token_server.mood(mood, interval=0.01)
     timer = threading.Timer(0.3, client.abort)
     timer.start()
-    with pytest.raises((TransportError, UnexpectedResponseError)):
+    with pytest.raises(TransportError) as caught:
         client.create_token(ADA, config_of(token_server.url))
     assert timer.finished.is_set()
+    assert caught.value.request_sent
 
 
 def test_aborted_call_ends_during_the_tls_handshake(
@@ -552,10 +610,59 @@ def test_an_unknown_host_is_a_transport_error(client: TokenClient, monkeypatch: 
         client.create_token(ADA, config_of("https://api.hubapi.com"))
 
 
-def test_a_wrong_bundle_of_authorities_is_a_transport_error(
-    client: TokenClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("mood", "is_sent"),
+    [
+        ("refused", False),
+        ("unconnectable", False),
+        ("hang", True),
+        ("drip_headers", True),
+        ("hang_after_headers", True),
+        ("reset", True),
+        ("stray", True),
+    ],
+)
+def test_error_says_whether_the_request_was_sent(
+    client: TokenClient, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch, mood: Any, is_sent: bool
 ) -> None:
-    """Trouble of the environment's is told by its type alone."""
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "missing.pem"))
-    with pytest.raises(TransportError, match="FileNotFoundError"):
-        client.create_token(ADA, config_of("https://127.0.0.1:9"))
+    """What fails before cannot be caused by a visitor's data."""
+    monkeypatch.setattr(client_module, "CONNECT_TIMEOUT", 0.1)
+    monkeypatch.setattr(client_module, "READ_TIMEOUT", 0.1)
+    token_server.mood(mood, call=1, status=103)
+    with pytest.raises(TransportError) as caught:
+        client.create_token(ADA, config_of(token_server.url))
+    assert caught.value.request_sent is is_sent
+
+
+def test_request_is_not_sent_to_a_server_that_is_not_trusted(client: TokenClient, tls_server: TokenServer) -> None:
+    """The certificate is verified before."""
+    with pytest.raises(TransportError) as caught:
+        client.create_token(ADA, config_of(tls_server.https_url))
+    assert not caught.value.request_sent
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_request_is_not_sent_if_a_proxy_refuses_the_tunnel(
+    client: TokenClient, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """Nor if the proxy does not complete a TLS handshake. What the proxy was sent contains nothing of the visitor."""
+    monkeypatch.setattr(client_module, "CONNECT_TIMEOUT", 1.0 if scheme == "https" else 30.0)
+    monkeypatch.setenv("HTTPS_PROXY", f"{scheme}://127.0.0.1:{token_server.port}")
+    token_server.answer(502) if scheme == "http" else token_server.mood("hang")
+    with pytest.raises(TransportError) as caught:
+        client.create_token(ADA, config_of("https://api.hubapi.com"))
+    assert not caught.value.request_sent
+
+
+def test_second_request_of_a_call_counts_for_itself(client: TokenClient, token_server: TokenServer) -> None:
+    """After a rejected key, the connection for the other key may fail before its request."""
+
+    def next_key() -> str:
+        key = next(keys)
+        token_server.reject_key() if key == "expired" else token_server.mood("refused")
+        return key
+
+    keys = iter(["expired", "fresh"])
+    with pytest.raises(TransportError) as caught:
+        client.create_token(ADA, config_of(token_server.url, API_KEY=next_key))
+    assert not caught.value.request_sent
