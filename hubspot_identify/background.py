@@ -109,7 +109,7 @@ class Workers:
         self._jobs: dict[str, Job] = {}  # each holds a slot
         self._abandoned: set[Job] = set()
         self._threads: set[threading.Thread] = set()
-        self._after_overdue: list[Callable[[], None]] = []
+        self._deferred_callbacks: list[Callable[[], None]] = []
 
     def submit(self, key: str, task: Task, seconds: float, on_overdue: Callable[[], None] | None = None) -> Job | None:
         """Start a job, or join the one that is under way for the same key. Never waits, opens no socket.
@@ -134,14 +134,14 @@ class Workers:
                 log_seldom(
                     logger,
                     logging.WARNING,
-                    "No call to HubSpot is started: %d threads hang.",
+                    "Token fetch not scheduled: %d worker threads are still blocked.",
                     len(self._abandoned),
                     reason="",
                 )
                 return None
             job = self._jobs[key] = Job(key, task, seconds, on_overdue)
-            chores, self._after_overdue = self._after_overdue, []
-            thread = threading.Thread(target=self._run, args=(job, chores), name="hubspot-identify", daemon=True)
+            callbacks, self._deferred_callbacks = self._deferred_callbacks, []
+            thread = threading.Thread(target=self._run, args=(job, callbacks), name="hubspot-identify", daemon=True)
             self._threads.add(thread)
         try:
             thread.start()
@@ -149,7 +149,7 @@ class Workers:
             with self._lock:
                 self._threads.discard(thread)
                 self._jobs.pop(key, None)
-                self._after_overdue = chores + self._after_overdue
+                self._deferred_callbacks = callbacks + self._deferred_callbacks
             job.finish(None)
             log_seldom(logger, logging.ERROR, "No thread can be started to make identification tokens.", reason="")
             return None
@@ -172,7 +172,7 @@ class Workers:
             job.overdue = True
             self._abandoned.add(self._jobs.pop(job.key))
             if job.on_overdue is not None:
-                self._after_overdue.append(job.on_overdue)
+                self._deferred_callbacks.append(job.on_overdue)
             if not job.started:
                 log_seldom(
                     logger,
@@ -184,15 +184,15 @@ class Workers:
                     every=float("inf"),
                 )
 
-    def _run(self, job: Job, chores: list[Callable[[], None]]) -> None:
+    def _run(self, job: Job, deferred_callbacks: list[Callable[[], None]]) -> None:
         job.started = True
         token, error = None, None
         try:
             if not job.overdue:
                 client = _new_client()
                 with _aborted_at(job.deadline + ABORT_AFTER, client):
-                    for chore in chores:
-                        chore()
+                    for callback in deferred_callbacks:
+                        callback()
                     token = job.task(job, client)
         except HubSpotIdentifyError as problem:
             error = problem
