@@ -1,10 +1,13 @@
 """When to stop calling HubSpot: the circuit breaker and the pause.
 
-Their state is in the shared cache, so that all processes and hosts of a site act as one. Each account has its own.
+Their state is in the shared cache, so all processes and hosts of a site act on it. Each account has its own.
 
-What one visitor can cause never stops the calls for all. A failure opens the breaker only together with those of other
-visitors, unless HubSpot itself says that it concerns everyone. A visitor whose failures began before those of the
-others is no evidence: a firewall on the way may block a name, and HubSpot may refuse an address.
+What one visitor can cause never stops the calls for all. A failure opens the breaker only together with failures of
+other visitors, unless HubSpot itself says that it concerns everyone. Failures of a visitor that began before those of
+the others are no evidence: a firewall on the way may block a name, and HubSpot may refuse an address.
+
+After a cool-down, the calls are probes, one at a time. The first success closes the breaker. It opens again, for twice
+as long, after the failed probes of five visitors, or after one that no visitor can have caused.
 """
 
 from __future__ import annotations
@@ -16,34 +19,33 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 from .conf import Config
-from .exceptions import APIError, CredentialError, HubSpotIdentifyError
+from .exceptions import APIError, HubSpotIdentifyError
+from .failures import (
+    CONFIGURATION_STATUSES,
+    DAILY_PAUSE,
+    PAUSE_STATUSES,
+    REFUSED_STATUSES,
+    concerns_all_visitors,
+    pause_after,
+)
 from .per_process import PerProcess
 from .rate_limit import RateLimit
 from .store import Store, get_store
-from .tokens import CLOCK_SKEW, FAILURE_RECORD, PREFIX, digest, scope
+from .tokens import CLOCK_SKEW, PREFIX, digest, scope
 from .visitors import Visitor
 
 logger = logging.getLogger(__name__)
 
-FAILURES = 5  # open the breaker …
-FAILURE_WINDOW = 30.0  # … within so many seconds …
-VISITORS = 3  # … from at least so many visitors
+FAILURES = 5  # open the breaker, and after a cool-down, as many failed probes open it again
+FAILURE_WINDOW = 30.0  # seconds within which the failures occur
+VISITORS = 3  # from which the failures come at least
 COOL_DOWN = 15.0  # seconds, give or take 20 %, doubling …
 COOL_DOWN_SPREAD = 0.2
 LONGEST_COOL_DOWN = 300.0  # … up to here
 RETRY_INTERVAL = 60.0  # seconds after a cool-down, and between calls, for visitors with a failure on record
 KEY_COOL_DOWN = 300.0  # after HubSpot has rejected a key that is fixed text
-SHORTEST_PAUSE, USUAL_PAUSE, LONGEST_PAUSE, DAILY_PAUSE = 1.0, 10.0, 60.0, 900.0  # after 429 and 477
-
-#: Statuses for the data of one visitor. They never open the breaker.
-REFUSED_STATUSES = frozenset({400, 422})
-#: Statuses that say to wait.
-PAUSE_STATUSES = frozenset({429, 477})
-#: Statuses that mean that the settings are wrong, once several visitors have got them.
-CONFIGURATION_STATUSES = frozenset({401, 403, 404, 405, 410, 415, 488})
-
-#: The state outlives the opening by so many seconds, so that the next opening can double the cool-down.
-MEMORY = 600.0
+#: Seconds for which the state is kept after a cool-down, so that the next opening can double it.
+STATE_GRACE = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +57,15 @@ class State:
         until: seconds since the epoch until which no call is made; after that, one probe.
         cool_down: seconds of the last opening, doubled by the next.
         refused: digests of the visitors whose data HubSpot refused since the last success.
-        misdirected: digests of the visitors who got one of :data:`CONFIGURATION_STATUSES` since the last success.
+        failed: digests of the visitors whose failures count without a time limit: while closed, those with one of
+            :data:`CONFIGURATION_STATUSES` since the last success; after a cool-down, those whose probe failed.
     """
 
     kind: str = ""
     until: float = 0.0
     cool_down: float = 0.0
     refused: tuple[str, ...] = ()
-    misdirected: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
 
 
 CLOSED = State()
@@ -76,27 +79,10 @@ def decode_state(value: object, now: float) -> State:
             "until": int() | float() as until,
             "cool_down": int() | float() as cool_down,
             "refused": list() | tuple() as refused,
-            "misdirected": list() | tuple() as misdirected,
+            "failed": list() | tuple() as failed,
         } if until <= now + DAILY_PAUSE + CLOCK_SKEW and 0 <= cool_down <= LONGEST_COOL_DOWN:
-            return State(kind, until, cool_down, tuple(map(str, refused)), tuple(map(str, misdirected)))
+            return State(kind, until, cool_down, tuple(map(str, refused)), tuple(map(str, failed)))
     return CLOSED
-
-
-def concerns_all_visitors(error: HubSpotIdentifyError) -> bool:
-    """Whether an error is certain to have nothing to do with the visitor. Any proxy on the way may send a status."""
-    if not isinstance(error, APIError):
-        return isinstance(error, CredentialError)
-    is_of_hubspot = bool(error.category or error.policy or error.correlation_id)
-    return error.key_rejected or (error.status in PAUSE_STATUSES and is_of_hubspot)
-
-
-def pause_after(error: APIError) -> float:
-    """Seconds without calls after a 429 or 477."""
-    if error.policy == "DAILY":
-        return DAILY_PAUSE
-    if error.retry_after is None:
-        return USUAL_PAUSE
-    return min(max(error.retry_after, SHORTEST_PAUSE), LONGEST_PAUSE)
 
 
 class Breaker:
@@ -110,7 +96,7 @@ class Breaker:
 
     def __init__(self, config: Config, store: Store, now: Callable[[], float] = time.time) -> None:
         self._log_suffix = config.log_suffix
-        self._patience = config.timeout + 1
+        self._probe_ttl = config.timeout + 1
         # A callable may return a valid key at the next call.
         self._key_cool_down = COOL_DOWN if callable(config.api_key) else KEY_COOL_DOWN
         self._store = store
@@ -122,7 +108,7 @@ class Breaker:
         self._open_until = 0.0
 
     @property
-    def is_known_open(self) -> bool:
+    def is_open_locally(self) -> bool:
         """Whether it was open when this process last looked. Does not access the cache."""
         return self._now() < self._open_until
 
@@ -141,15 +127,19 @@ class Breaker:
         """
         state, now = self.state, self._now()
         self._open_until = state.until
-        if now < state.until or not self._rate_limit.allows_call(for_changes=for_changes):
+        if now < state.until:
             return False
         if not state.kind:
-            return True
-        if may_probe:
-            return self._store.add(self._probe_key, 1, self._patience)  # expires, in case the host dies meanwhile
-        # Not a probe: its failure does not count. But a small site may have no other visitors.
+            return self._rate_limit.allows_call(for_changes=for_changes)
+        # A small site may have no visitor without a failure. The call of another one is no probe and does not count.
         wait = RETRY_INTERVAL if state.cool_down else 0.0
-        return now >= state.until + wait and self._store.add(self._retry_key, 1, RETRY_INTERVAL)
+        key, ttl = (self._probe_key, self._probe_ttl) if may_probe else (self._retry_key, RETRY_INTERVAL)
+        if (not may_probe and now < state.until + wait) or not self._store.add(key, 1, ttl):
+            return False
+        if self._rate_limit.allows_call(for_changes=for_changes):
+            return True
+        self._store.delete(key)
+        return False
 
     def record_success(self) -> None:
         """Close the breaker and forget the failures, unless HubSpot has just said to wait."""
@@ -171,9 +161,8 @@ class Breaker:
         state = self.state
         status = error.status if isinstance(error, APIError) else 0
         is_evidence = concerns_all_visitors(error) or self._now() - failing_since < FAILURE_WINDOW
-        if isinstance(error, APIError) and status in PAUSE_STATUSES:
-            if is_evidence:
-                self._pause(state, error)
+        if isinstance(error, APIError) and status in PAUSE_STATUSES and concerns_all_visitors(error):
+            self._pause(state, error)
         elif self._now() < state.until:
             return  # a call that was under way when the breaker opened
         elif status in REFUSED_STATUSES:
@@ -182,14 +171,14 @@ class Breaker:
             return
         elif isinstance(error, APIError) and error.key_rejected:
             self._open_misconfigured(state, error, self._key_cool_down)
-        elif isinstance(error, APIError) and status in CONFIGURATION_STATUSES:
-            self._count_misdirected(state, error, visitor)
-        elif state.cool_down or self._threshold_reached(visitor):  # a failed probe, or one failure of several
-            self._open_failing(state, error)
+        elif state.cool_down or status in CONFIGURATION_STATUSES:
+            self._count_visitor(state, error, visitor)
+        elif self._threshold_reached(visitor):
+            self._open_failing(state, error, f"{FAILURES} failures in {FAILURE_WINDOW:.0f} s")
 
-    def _open_failing(self, state: State, error: HubSpotIdentifyError) -> None:
+    def _open_failing(self, state: State, error: HubSpotIdentifyError, cause: str) -> None:
         if self._open(state, "failing", next_cool_down(state), COOL_DOWN_SPREAD):
-            logger.warning("Circuit breaker opened after repeated failures: %s%s", error, self._log_suffix)
+            logger.warning("Circuit breaker opened after %s: %s%s", cause, error, self._log_suffix)
 
     def _open_misconfigured(self, state: State, error: APIError, cool_down: float, spread: float = 0.0) -> None:
         if self._open(state, "misconfigured", cool_down, spread):
@@ -198,7 +187,7 @@ class Breaker:
     def _open(self, state: State, kind: str, cool_down: float, spread: float) -> bool:
         """Open the breaker, and return whether that is news to an operator."""
         seconds = cool_down * random.uniform(1 - spread, 1 + spread)  # noqa: S311 - no secret
-        self._write(replace(state, kind=kind, until=self._now() + seconds, cool_down=cool_down))
+        self._write(replace(state, kind=kind, until=self._now() + seconds, cool_down=cool_down, failed=()))
         return state.kind != kind
 
     def _pause(self, state: State, error: APIError) -> None:
@@ -211,7 +200,7 @@ class Breaker:
             logger.warning("No calls to HubSpot for %.0f s: %s%s", seconds, error, self._log_suffix)
 
     def _write(self, state: State) -> None:
-        self._store.set(self._key, asdict(state), state.until - self._now() + MEMORY)
+        self._store.set(self._key, asdict(state), max(0.0, state.until - self._now()) + STATE_GRACE)
         self._store.delete(self._probe_key)
         self._open_until = state.until
 
@@ -221,10 +210,10 @@ class Breaker:
 
     def _count_refused(self, state: State, error: HubSpotIdentifyError, visitor: Visitor) -> None:
         """Log an error when HubSpot has refused several visitors in a row: their data is not the reason."""
-        # HubSpot responds, so whatever else the breaker was opened for is over.
+        # HubSpot responds, so the reason for which the breaker was opened no longer exists.
         self._close(state)
         refused = _with_visitor(state.refused, visitor)
-        self._store.set(self._key, asdict(State(refused=refused)), FAILURE_RECORD)
+        self._write(State(refused=refused))
         if len(state.refused) < VISITORS == len(refused):
             logger.error(
                 "HubSpot refused %d visitors in a row; check VISITOR, TOKEN_PATH and the account: %s%s",
@@ -233,12 +222,15 @@ class Breaker:
                 self._log_suffix,
             )
 
-    def _count_misdirected(self, state: State, error: APIError, visitor: Visitor) -> None:
-        misdirected = _with_visitor(state.misdirected, visitor)
-        if state.cool_down or len(misdirected) == VISITORS:
+    def _count_visitor(self, state: State, error: HubSpotIdentifyError, visitor: Visitor) -> None:
+        """Count a failure without a time limit. Of simultaneous failures one may be lost: the next one counts."""
+        failed = _with_visitor(state.failed, visitor)
+        if len(failed) < (FAILURES if state.cool_down else VISITORS) and not concerns_all_visitors(error):
+            self._write(replace(state, failed=failed))
+        elif isinstance(error, APIError) and error.status in CONFIGURATION_STATUSES:
             self._open_misconfigured(state, error, next_cool_down(state), COOL_DOWN_SPREAD)
         else:
-            self._store.set(self._key, asdict(State(refused=state.refused, misdirected=misdirected)), FAILURE_RECORD)
+            self._open_failing(state, error, "failed probes")
 
     def _threshold_reached(self, visitor: Visitor) -> bool:
         """Record a failure, and return whether there are now too many, from enough visitors.
@@ -273,7 +265,7 @@ def _recent_visitor(failure: object, now: float) -> str | None:
 def _with_visitor(names: tuple[str, ...], visitor: Visitor) -> tuple[str, ...]:
     """Return the last few different visitors, this one included."""
     name = _visitor_digest(visitor)
-    return (*(other for other in names if other != name), name)[-VISITORS:]
+    return (*(other for other in names if other != name), name)[-FAILURES:]
 
 
 def _visitor_digest(visitor: Visitor) -> str:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from . import signals
 from .background import Job, get_workers
-from .breaker import PAUSE_STATUSES, REFUSED_STATUSES, concerns_all_visitors, get_breaker, pause_after
+from .breaker import get_breaker
 from .exceptions import APIError, HubSpotIdentifyError, TransportError
+from .failures import PAUSE_STATUSES, REFUSED_STATUSES, concerns_all_visitors, pause_after
 from .logs import log_seldom
 from .store import get_store
 from .tokens import DEAD_AFTER, Entry, VisitorToken, decode_entry, profile_digest
@@ -161,8 +162,8 @@ class Flight:
         self._breaker.record_failure(error, self._visitor, failing_since)
 
     def _log(self, error: HubSpotIdentifyError) -> None:
-        if self._breaker.is_known_open:
-            return  # whose own line tells it
+        if self._breaker.is_open_locally:
+            return  # the breaker has logged why it opened
         suffix = self._config.log_suffix
         reason = type(error).__name__ + suffix
         log_seldom(logger, logging.WARNING, "No identification token. %s%s", error, suffix, reason=reason)

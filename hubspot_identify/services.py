@@ -177,7 +177,7 @@ def _look_up(visitor: Visitor, config: Config) -> Found:
     key = entry_key(visitor, config)
     entry = decode_entry(get_store(config.cache).get(key), key, now)
     token = VisitorToken(entry.token, visitor, entry.created_at) if entry.token else None
-    if not entry.is_due(visitor, now) or get_breaker(config).is_known_open:
+    if not entry.is_due(visitor, now) or get_breaker(config).is_open_locally:
         return Found(token)
     return Found(token, start_flight(key, visitor, config), pending=token is None)
 

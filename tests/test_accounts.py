@@ -63,7 +63,7 @@ def test_forgetting_one_token_keeps_the_other(portals: Portals) -> None:
 @pytest.mark.parametrize(("ill", "well"), [("eu", ""), ("", "eu")])
 def test_trouble_of_one_is_not_the_others(portals: Portals, ill: str, well: str, status: int, enough: int) -> None:
     """While the calls of one portal have stopped, the other creates tokens, for the same visitors too."""
-    portals[ill].reject_key() if status == 401 else portals[ill].answer(status)
+    portals[ill].reject_key() if status == 401 else portals[ill].answer(status, {"correlationId": "c"})
     visitors = [Visitor(f"visitor{number}@example.com") for number in range(enough + 1)]
     assert [token_of(ill, visitor) for visitor in visitors] == [None] * (enough + 1)
     assert portals[ill].calls == enough

@@ -27,8 +27,8 @@ from hubspot_identify.breaker import (
     FAILURE_WINDOW,
     FAILURES,
     KEY_COOL_DOWN,
-    MEMORY,
     RETRY_INTERVAL,
+    STATE_GRACE,
     VISITORS,
     Breaker,
     State,
@@ -49,6 +49,9 @@ ADA, EVE, JOE = (Visitor(f"{name}@example.com") for name in ("ada", "eve", "joe"
 SETTINGS = {"API_KEY": "key", "PORTAL_ID": "123", "EMAIL_VERIFIED": True, "RATE_LIMIT": 1000}
 LONGEST = 1 + COOL_DOWN_SPREAD
 SHORTEST = 1 - COOL_DOWN_SPREAD
+
+HUBSPOTS = b'{"correlationId": "c"}'  # the body of a response of HubSpot itself
+NOT_SENT = TransportError("no connection", request_sent=False)
 
 NewBreaker = Callable[..., Breaker]
 
@@ -104,7 +107,7 @@ def fail(
 def test_it_is_closed_until_told_otherwise(breaker: Breaker) -> None:
     """Nothing known is nothing wrong."""
     assert breaker.allows_call()
-    assert not breaker.is_known_open
+    assert not breaker.is_open_locally
 
 
 # Opening
@@ -117,7 +120,7 @@ def test_it_is_closed_until_told_otherwise(breaker: Breaker) -> None:
         UnexpectedResponseError("HTML", status=200),
         CredentialError("the callable failed"),
         *(answer(status) for status in (401, 403)),
-        *(answer(status) for status in (402, 418, 423, 500, 502, 503, 504, 520, 525)),
+        *(answer(status) for status in (402, 418, 423, 429, 477, 500, 502, 503, 504, 520, 525)),
     ],
     ids=lambda error: f"{type(error).__name__} {getattr(error, 'status', '')}",
 )
@@ -128,7 +131,7 @@ def test_five_failures_open_it(breaker: Breaker, error: HubSpotIdentifyError, ca
     assert not caplog.records
     fail(breaker, 1, error)
     assert not breaker.allows_call()
-    assert breaker.is_known_open
+    assert breaker.is_open_locally
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
@@ -170,7 +173,7 @@ def test_all_processes_count_together(new_breaker: NewBreaker) -> None:
         assert breaker.allows_call()
         fail(breaker)
     assert not any(breaker.allows_call() for breaker in breakers)
-    assert all(breaker.is_known_open for breaker in breakers)
+    assert all(breaker.is_open_locally for breaker in breakers)
 
 
 @pytest.mark.parametrize("cache_backend", SHARED_BACKENDS, indirect=True)
@@ -273,7 +276,7 @@ def test_rejected_key_of_a_callable_opens_it_for_a_cool_down(new_breaker: NewBre
 def test_wrong_path_opens_it_for_the_third_visitor(
     breaker: Breaker, clock: Clock, caplog: pytest.LogCaptureFixture, error: HubSpotIdentifyError
 ) -> None:
-    """Three different visitors in a row, at any distance, and one ERROR. The cool-down doubles while probes fail."""
+    """Three different visitors in a row, at any distance, log one ERROR. The cool-down doubles while probes fail."""
     fail(breaker, 3, error, ADA)
     clock.pass_by(600)
     fail(breaker, 3, error, EVE)
@@ -284,7 +287,7 @@ def test_wrong_path_opens_it_for_the_third_visitor(
         assert not breaker.allows_call()
         clock.pass_by((LONGEST - SHORTEST) * cool_down + 1)
         assert breaker.allows_call()
-        fail(breaker, 1, error)
+        fail(breaker, FAILURES, error)
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 
@@ -318,7 +321,7 @@ def test_success_forgets_the_visitors_before_it(
         [answer(404)] * VISITORS,
         [answer(400)] * VISITORS,
         [answer(503)] * FAILURES,
-        [answer(429)],
+        [answer(429, body=HUBSPOTS)],
     ],
 )
 def test_the_line_has_the_error_and_the_account(
@@ -335,19 +338,20 @@ def test_the_line_has_the_error_and_the_account(
 # Cooling down
 
 
-def probe_fails(breaker: Breaker, clock: Clock) -> float:
-    """Let HubSpot fail until the breaker opens, and say how long it then stays open."""
+def probe_fails(breaker: Breaker, clock: Clock, error: HubSpotIdentifyError | None = None) -> float:
+    """Let calls fail until the breaker opens, and return the seconds that it stays open."""
     opened = clock.now
-    fail(breaker, FAILURES)
+    fail(breaker, FAILURES, error)
     while not breaker.allows_call():
         clock.pass_by(0.25)
     return clock.now - opened
 
 
-def test_the_cool_down_doubles_to_five_minutes(breaker: Breaker, clock: Clock) -> None:
-    """15 s, 30, 60, … 300, 300, each give or take a fifth."""
+@pytest.mark.parametrize("error", [TransportError("no response"), NOT_SENT, answer(404)], ids=str)
+def test_cool_down_doubles_to_five_minutes(breaker: Breaker, clock: Clock, error: HubSpotIdentifyError) -> None:
+    """15, 30, 60, 120, 240, 300, 300 s, each give or take a fifth, whatever the failure is."""
     for expected in (15, 30, 60, 120, 240, 300, 300):
-        assert SHORTEST * expected <= probe_fails(breaker, clock) <= LONGEST * expected + 0.25
+        assert SHORTEST * expected <= probe_fails(breaker, clock, error) <= LONGEST * expected + 0.25
 
 
 def test_cool_downs_are_spread(clock: Clock, new_breaker: NewBreaker) -> None:
@@ -362,7 +366,7 @@ def test_a_success_begins_anew(breaker: Breaker, clock: Clock, caplog: pytest.Lo
     for _ in range(3):
         probe_fails(breaker, clock)
     breaker.record_success()
-    assert not breaker.is_known_open
+    assert not breaker.is_open_locally
     assert caplog.records[-1].levelno == logging.INFO
     assert all(breaker.allows_call() for _ in range(5))
     fail(breaker, FAILURES - 1)
@@ -385,23 +389,24 @@ def test_a_process_has_one_view_of_an_account() -> None:
     assert get_breaker(build_config(SETTINGS)) is get_breaker(build_config(SETTINGS))
 
 
-def test_an_outage_is_remembered_after_its_last_opening(breaker: Breaker, clock: Clock) -> None:
-    """Nobody came by for minutes: there still is one probe, and its failure still doubles."""
+def test_cool_down_doubles_if_no_visitor_comes_for_minutes(breaker: Breaker, clock: Clock) -> None:
+    """The state is kept for some time after a cool-down: calls are still probes, and their failures double it."""
     probe_fails(breaker, clock)
-    clock.pass_by(MEMORY - 60)
-    assert not breaker.allows_call()  # the probe that probe_fails() was let through as is still out
-    fail(breaker, 1)
+    clock.pass_by(STATE_GRACE - 60)
+    assert not breaker.allows_call()  # the probe that probe_fails() started has not ended
+    fail(breaker, FAILURES)
     clock.pass_by(2 * COOL_DOWN * SHORTEST - 1)
     assert not breaker.allows_call()
 
 
 def test_one_probe_for_all_processes(new_breaker: NewBreaker, clock: Clock) -> None:
-    """After the cool-down one process finds out; the others keep waiting until it has."""
+    """After the cool-down one process calls; the others do not until its call has ended."""
     breakers = [new_breaker() for _ in range(8)]
     fail(breakers[0], FAILURES)
     clock.pass_by(COOL_DOWN * LONGEST)
-    assert [breaker.allows_call() for breaker in breakers].count(True) == 1
-    fail(breakers[0], 1)
+    for breaker in breakers[:FAILURES]:
+        assert [breaker.allows_call() for breaker in breakers].count(True) == 1
+        fail(breaker)
     assert not any(breaker.allows_call() for breaker in breakers)
     clock.pass_by(2 * COOL_DOWN * LONGEST)
     assert [breaker.allows_call() for breaker in breakers].count(True) == 1
@@ -435,6 +440,66 @@ def test_refused_visitor_as_probe_closes_it(breaker: Breaker, clock: Clock) -> N
     assert all(breaker.allows_call() for _ in range(3))
 
 
+def test_failed_probes_of_few_visitors_do_not_open_it(breaker: Breaker, clock: Clock) -> None:
+    """Each probe may have failed because of its visitor. However often four visitors fail, the next one may call."""
+    fail(breaker, FAILURES)
+    clock.pass_by(COOL_DOWN * LONGEST)
+    for number in range(40):
+        assert breaker.allows_call()
+        fail(breaker, 1, answer(404 if number % 2 else 500), Visitor(f"visitor{number % (FAILURES - 1)}@example.com"))
+    assert breaker.allows_call()
+
+
+@pytest.mark.parametrize("error", [NOT_SENT, CredentialError("the callable failed")], ids=lambda error: str(error))
+@pytest.mark.parametrize("since", [None, 0.0])
+def test_failed_probe_that_no_visitor_can_have_caused_doubles_the_cool_down(
+    breaker: Breaker, clock: Clock, error: HubSpotIdentifyError, since: float | None
+) -> None:
+    """The request was not sent, so one failure is enough, also of a visitor with a failure on record."""
+    fail(breaker, FAILURES)
+    clock.pass_by(COOL_DOWN * LONGEST)
+    assert breaker.allows_call()
+    fail(breaker, 1, error, since=since)
+    clock.pass_by(2 * COOL_DOWN * SHORTEST - 1)
+    assert not breaker.allows_call()
+
+
+def test_failures_before_the_request_open_it_whatever_is_on_record(breaker: Breaker) -> None:
+    """Connections that fail are no visitor's fault, so they count also for visitors who have failed for long."""
+    fail(breaker, FAILURES - 1, NOT_SENT, since=0.0)
+    assert breaker.allows_call()
+    fail(breaker, 1, NOT_SENT, since=0.0)
+    assert not breaker.allows_call()
+
+
+def test_failures_before_the_request_of_two_visitors_never_open_it(breaker: Breaker) -> None:
+    """Opening always takes failures of three visitors."""
+    for _ in range(40):
+        fail(breaker, 1, NOT_SENT, ADA)
+        fail(breaker, 1, NOT_SENT, EVE)
+    assert breaker.allows_call()
+
+
+def test_refused_probe_takes_nothing_from_the_rate_limit(new_breaker: NewBreaker, clock: Clock) -> None:
+    """Visitors with a failure on record cannot use up the calls that a probe needs."""
+    breaker = new_breaker(RATE_LIMIT=1)
+    fail(breaker, FAILURES)
+    clock.pass_by(COOL_DOWN * LONGEST)
+    assert not any(breaker.allows_call(may_probe=False) for _ in range(20))
+    assert breaker.allows_call()
+
+
+def test_probe_refused_by_the_rate_limit_is_not_taken(new_breaker: NewBreaker, clock: Clock) -> None:
+    """The next second, another visitor may be the probe."""
+    breaker = new_breaker(RATE_LIMIT=1)
+    fail(breaker, FAILURES)
+    clock.pass_by(COOL_DOWN * LONGEST + RETRY_INTERVAL)
+    assert breaker.allows_call(may_probe=False)
+    assert not breaker.allows_call()
+    clock.pass_by(1)
+    assert breaker.allows_call()
+
+
 def test_visitor_with_a_failure_is_never_the_probe(breaker: Breaker, clock: Clock) -> None:
     """Another visitor is, as soon as one comes; neither waits for the other."""
     fail(breaker, FAILURES)
@@ -447,7 +512,7 @@ def test_visitor_with_a_failure_is_never_the_probe(breaker: Breaker, clock: Cloc
 
 def test_visitor_with_a_failure_may_call_after_a_pause(breaker: Breaker, clock: Clock) -> None:
     """A pause is no opening. The call takes nothing from the next visitor without a failure, and is not repeated."""
-    fail(breaker, 1, answer(429))
+    fail(breaker, 1, answer(429, body=HUBSPOTS))
     clock.pass_by(11)
     assert [breaker.allows_call(may_probe=False) for _ in range(3)] == [True, False, False]
     assert breaker.allows_call()
@@ -480,12 +545,12 @@ def test_a_process_knows_what_it_saw(new_breaker: NewBreaker, clock: Clock, trou
     one, other = new_breaker(), new_breaker()
     fail(one, FAILURES)
     troubled.heal()
-    assert (one.is_known_open, other.is_known_open) == (True, False)
+    assert (one.is_open_locally, other.is_open_locally) == (True, False)
     assert troubled.count() == 0
     assert not other.allows_call()
-    assert other.is_known_open
+    assert other.is_open_locally
     clock.pass_by(COOL_DOWN * LONGEST)
-    assert not one.is_known_open
+    assert not one.is_open_locally
 
 
 # Pauses
@@ -494,16 +559,16 @@ def test_a_process_knows_what_it_saw(new_breaker: NewBreaker, clock: Clock, trou
 @pytest.mark.parametrize(
     ("status", "headers", "body", "pause"),
     [
-        (429, {}, b"", 10),
-        (429, {"Retry-After": "7"}, b"", 7),
-        (429, {"Retry-After": "0"}, b"", 1),
-        (429, {"Retry-After": "86400"}, b"", 60),
-        (429, {"X-HubSpot-RateLimit-Interval-Milliseconds": "3000"}, b"", 3),
+        (429, {}, HUBSPOTS, 10),
+        (429, {"Retry-After": "7"}, HUBSPOTS, 7),
+        (429, {"Retry-After": "0"}, HUBSPOTS, 1),
+        (429, {"Retry-After": "86400"}, HUBSPOTS, 60),
+        (429, {"X-HubSpot-RateLimit-Interval-Milliseconds": "3000"}, HUBSPOTS, 3),
         (429, {"Retry-After": "7"}, b'{"errorType": "RATE_LIMIT", "policyName": "DAILY"}', 900),
         (429, {}, b'{"policyName": "TEN_SECONDLY_ROLLING"}', 10),
-        (477, {}, b"", 10),
-        (477, {"Retry-After": "20"}, b"", 20),
-        (477, {"Retry-After": "86400"}, b"", 60),
+        (477, {}, HUBSPOTS, 10),
+        (477, {"Retry-After": "20"}, HUBSPOTS, 20),
+        (477, {"Retry-After": "86400"}, HUBSPOTS, 60),
     ],
 )
 def test_pauses(
@@ -521,30 +586,39 @@ def test_pauses(
 def test_a_pause_is_logged_once(breaker: Breaker, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     """However often HubSpot repeats itself."""
     for _ in range(5):
-        fail(breaker, 1, answer(429))
+        fail(breaker, 1, answer(429, body=HUBSPOTS))
         clock.pass_by(11)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
 def test_a_failure_after_a_pause_is_one_of_five(breaker: Breaker, clock: Clock) -> None:
     """A pause is no opening, so the call that tries again is no probe of one."""
-    fail(breaker, 1, answer(429))
+    fail(breaker, 1, answer(429, body=HUBSPOTS))
     for _ in range(FAILURES - 1):
         clock.pass_by(10 if not breaker.allows_call() else 4)
         fail(breaker)
-        assert not breaker.is_known_open
+        assert not breaker.is_open_locally
     fail(breaker)
-    assert breaker.is_known_open
+    assert breaker.is_open_locally
 
 
-def test_a_probe_that_is_told_to_pause_remains_a_probe(breaker: Breaker, clock: Clock) -> None:
-    """A 429 in the middle of an outage doesn't have five more calls made before the breaker opens again."""
+def test_pause_during_an_outage_does_not_end_it(breaker: Breaker, clock: Clock) -> None:
+    """After a 429 for a probe, the next calls are still probes, and their failures double the cool-down."""
     fail(breaker, FAILURES)
     clock.pass_by(COOL_DOWN * LONGEST)
-    fail(breaker, 1, answer(429))
+    fail(breaker, 1, answer(429, body=HUBSPOTS))
     clock.pass_by(10)
-    fail(breaker)
+    fail(breaker, FAILURES)
     clock.pass_by(2 * COOL_DOWN * SHORTEST - 1)
+    assert not breaker.allows_call()
+
+
+@pytest.mark.parametrize("status", [429, 477])
+def test_pause_of_an_intermediary_is_one_failure(breaker: Breaker, status: int) -> None:
+    """A firewall on the way may answer 429 to one visitor. Only HubSpot's own response stops the calls at once."""
+    fail(breaker, FAILURES - 1, answer(status, {"Retry-After": "60"}, b"<h1>Too many requests</h1>"))
+    assert breaker.allows_call()
+    fail(breaker, 1, answer(status))
     assert not breaker.allows_call()
 
 
@@ -558,7 +632,7 @@ def test_pause_of_hubspot_itself_does_not_depend_on_the_visitor(breaker: Breaker
 def test_a_pause_never_shortens_an_opening(breaker: Breaker, clock: Clock) -> None:
     """A 429 that was under way when the breaker opened for five minutes does not reopen the door in ten seconds."""
     fail(breaker, 1, answer(429, {}, b'{"policyName": "DAILY"}'))
-    fail(breaker, 1, answer(429))
+    fail(breaker, 1, answer(429, body=HUBSPOTS))
     clock.pass_by(DAILY_PAUSE - 1)
     assert not breaker.allows_call()
 
@@ -572,15 +646,15 @@ def test_a_pause_never_shortens_an_opening(breaker: Breaker, clock: Clock) -> No
         lambda inner: (
             st.lists(inner, max_size=3)
             | st.dictionaries(
-                st.sampled_from(["kind", "until", "cool_down", "refused", "misdirected", "x"]), inner, max_size=5
+                st.sampled_from(["kind", "until", "cool_down", "refused", "failed", "x"]), inner, max_size=5
             )
         ),
         max_leaves=12,
     ),
 )
-@example({"kind": "failing", "until": float("nan"), "cool_down": 15, "refused": [], "misdirected": []})
-@example({"kind": "failing", "until": -(10**400), "cool_down": float("nan"), "refused": [], "misdirected": []})
-@example({"kind": "failing", "until": 10**400, "cool_down": 10**400, "refused": [], "misdirected": []})
+@example({"kind": "failing", "until": float("nan"), "cool_down": 15, "refused": [], "failed": []})
+@example({"kind": "failing", "until": -(10**400), "cool_down": float("nan"), "refused": [], "failed": []})
+@example({"kind": "failing", "until": 10**400, "cool_down": 10**400, "refused": [], "failed": []})
 @example({"kind": "failing", "until": 0, "cool_down": 0, "refused": [[{}]]})
 def test_nothing_in_the_cache_crashes_or_locks_us_out(value: object) -> None:
     """Whatever stands under our key, nobody is locked out for longer than the longest pause."""
@@ -596,12 +670,12 @@ def test_nothing_in_the_cache_crashes_or_locks_us_out(value: object) -> None:
     fail(breaker, 1, answer(500))
     fail(breaker, 1, answer(404))
     fail(breaker, 1, rejected_key())
-    fail(breaker, 1, answer(429))
+    fail(breaker, 1, answer(429, body=HUBSPOTS))
 
 
 def test_a_state_survives_the_cache() -> None:
     """Also one that turns tuples into lists."""
-    state = {"kind": "failing", "until": 5.0, "cool_down": 300.0, "refused": ["a", "b"], "misdirected": ["c"]}
+    state = {"kind": "failing", "until": 5.0, "cool_down": 300.0, "refused": ["a", "b"], "failed": ["c"]}
     assert decode_state(state, 0.0) == State("failing", 5.0, 300.0, ("a", "b"), ("c",))
     assert decode_state({**state, "refused": None}, 0.0) is CLOSED
 
@@ -791,7 +865,7 @@ def test_portals_have_breakers_pauses_and_windows_of_their_own(clock: Clock) -> 
     assert all(breaker.allows_call() for breaker in breakers)
     clock.pass_by(1)
     fail(breakers[0], 1, rejected_key())
-    fail(breakers[1], 1, answer(429))
+    fail(breakers[1], 1, answer(429, body=HUBSPOTS))
     assert [breaker.allows_call() for breaker in breakers] == [False, False, True]
 
 

@@ -66,7 +66,7 @@ def test_one_breaker(new_hosts: NewHosts, token_server: TokenServer) -> None:
     assert token_server.calls == 5
     for host in fleet:
         host.run(hosts.get_token, "one-more@example.com", 5)
-        assert host.run(hosts.is_known_open)
+        assert host.run(hosts.is_open_locally)
     assert token_server.calls == 5
 
 
@@ -112,7 +112,7 @@ def test_a_host_that_dies_with_a_lock(new_hosts: NewHosts, token_server: TokenSe
 def test_a_host_that_dies_with_the_probe(new_hosts: NewHosts, token_server: TokenServer) -> None:
     """Another host probes as soon as the first could have been done with it."""
     dying, other = new_hosts(2)
-    token_server.answer(429, headers={"Retry-After": "1"})
+    token_server.answer(429, {"errorType": "RATE_LIMIT"}, {"Retry-After": "1"})
     dying.run(hosts.get_token, "ada@example.com", 5)
     token_server.mood("healthy")
     until = time.monotonic() + PATIENCE

@@ -31,9 +31,9 @@ def test_an_outage_under_load(
     cache_backend: CacheBackend, token_server_process: TokenServerProcess, mood: Mood, status: int | None
 ) -> None:
     """Twenty seconds, two processes of four threads: five calls open the breaker, those under way then may end, and
-    each cool-down has one probe. All times but the pages' are a fifth of the real ones, so that it takes four seconds.
+    five failed probes open it again. All times but the pages' are a fifth of the real ones, so it takes four seconds.
     """
-    probes = 1  # after 2.4 to 3.6 s; the next would come 4.8 s later
+    probes = 5  # after 2.4 to 3.6 s; the next would come 4.8 s later
 
     def attempt() -> None:
         server = token_server_process.open()

@@ -196,9 +196,9 @@ def allows_call() -> bool:
     return get_breaker(get_config()).allows_call()
 
 
-def is_known_open() -> bool:
+def is_open_locally() -> bool:
     """Whether this process knows that the breaker is open."""
     from hubspot_identify.breaker import get_breaker
     from hubspot_identify.conf import get_config
 
-    return get_breaker(get_config()).is_known_open
+    return get_breaker(get_config()).is_open_locally
