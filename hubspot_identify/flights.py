@@ -69,9 +69,10 @@ class Flight:
         self._store = get_store(config.cache)
         self._breaker = get_breaker(config)
         self._deadline = time.time() + config.timeout
-        self._asked = False
+        self._client: TokenClient | None = None  # once it is called
         self._answered_at = math.inf
-        self._writing = threading.Lock()  # a late answer and its own give_up() may meet
+        self._succeeded = False
+        self._writing = threading.RLock()  # a late response and its own give_up() may meet
         self._made_keys = self._store.made_keys(self._key, self._lock)
         self.job_key = self._made_keys.get(key, key)
 
@@ -96,7 +97,7 @@ class Flight:
         if job.overdue:  # a slow cache took all the time there was
             return None
         created_at = time.time()
-        self._asked = True
+        self._client = client
         try:
             value = client.create_token(self._visitor, self._config)
         except HubSpotIdentifyError as problem:
@@ -104,8 +105,10 @@ class Flight:
             self._fail(job, problem.with_traceback(None))  # the frames of the call hold the key
             return None
         self._answered_at = time.time()
-        entry = Entry(value, created_at, 0.0, profile_digest(self._visitor))
+        # A failure stays on record: names that a firewall blocks may alternate with names that it does not block.
+        entry = Entry(value, created_at, entry.retry_at, profile_digest(self._visitor), entry.failed_at)
         with self._writing:
+            self._succeeded = True
             self._write(entry)
         self._breaker.record_success()
         token = self._token(entry)
@@ -126,16 +129,20 @@ class Flight:
         return self._answered_at < self._deadline
 
     def give_up(self) -> None:
-        """Count a call that HubSpot did not answer by the deadline as failed. It may still land later.
+        """Record a call without a response by the deadline as failed. A late response is still used.
 
-        Where a slow cache, or a slow receiver of a signal, took the time, nothing is held against HubSpot; nor where
-        nobody came by for a while, since that was so long ago that it says nothing of HubSpot now.
+        The call has not failed if a slow cache or a slow receiver of a signal passed the deadline, or if its token
+        arrived late. A call whose deadline passed long before the next job of this process is logged and not recorded,
+        because it says nothing about HubSpot now.
         """
-        if not self._asked or self._is_in_time:
+        if self._client is None or self._is_in_time:
             return
-        error = TransportError(f"HubSpot did not answer within {self._config.timeout:g} s.")
-        if time.time() < self._deadline + RETRY_FAILED[1]:
-            with self._store.using_keys(self._made_keys):
+        text = f"HubSpot did not answer within {self._config.timeout:g} s."
+        error = TransportError(text, request_sent=self._client.request_sent)
+        with self._writing, self._store.using_keys(self._made_keys):
+            if self._succeeded:
+                return
+            if time.time() < self._deadline + RETRY_FAILED[1]:
                 self._hold_against(error)
         self._log(error)
         self._send(signals.token_failed, error=error)

@@ -69,7 +69,7 @@ class Entry:
         created_at: seconds since the epoch of the moment before HubSpot was asked; 0 without a token.
         retry_at: seconds since the epoch before which HubSpot is not asked again.
         digest: of the names and the context the token was made with.
-        failed_at: seconds since the epoch of the first failure since the last token; 0 without one.
+        failed_at: seconds since the epoch of the first failure on record; 0 without one.
     """
 
     token: str | None = field(repr=False)

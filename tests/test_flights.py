@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +19,9 @@ from support.server import TokenServer
 from support.trouble import TroubledCache
 
 from hubspot_identify import flights, services
-from hubspot_identify.background import get_workers
-from hubspot_identify.breaker import CLOSED, FAILURES, get_breaker
+from hubspot_identify.background import Job, get_workers
+from hubspot_identify.breaker import CLOSED, COOL_DOWN, COOL_DOWN_SPREAD, FAILURES, get_breaker
+from hubspot_identify.client import TokenClient
 from hubspot_identify.conf import Config, get_config
 from hubspot_identify.exceptions import (
     AuthenticationError,
@@ -242,8 +244,8 @@ def test_failure_only_sets_the_time_of_the_next_try(
     assert (entry.token, entry.created_at, entry.digest) == (before.token, before.created_at, before.digest)
 
 
-def test_failure_stays_on_record_until_a_token_is_created(hubspot: TokenServer) -> None:
-    """For an hour after the time of the next try, counted from the visitor's first failure; a token ends it."""
+def test_failure_stays_on_record_for_an_hour(hubspot: TokenServer) -> None:
+    """An hour after the time of the next try, also if a token is created meanwhile, for example with other names."""
     with time_machine.travel(NOW, tick=False) as traveller:
         hubspot.answer(500)
         for _ in range(3):
@@ -256,7 +258,10 @@ def test_failure_stays_on_record_until_a_token_is_created(hubspot: TokenServer) 
         assert not entry.has_failure(entry.retry_at + FAILURE_RECORD)
         hubspot.mood("healthy")
         assert fly() is not None
-        assert not entry_of(now=time.time()).has_failure(time.time())
+        with_token = entry_of(now=time.time())
+        assert with_token.failed_at == NOW
+        assert with_token.has_failure(entry.retry_at + FAILURE_RECORD - 1)
+        assert not with_token.has_failure(entry.retry_at + FAILURE_RECORD)
 
 
 @pytest.mark.parametrize("status", [401, 429])
@@ -283,6 +288,47 @@ def test_visitor_with_a_failure_is_not_the_probe(hubspot: TokenServer) -> None:
         assert hubspot.calls == FAILURES
         assert fly() is not None
         assert fly(Visitor("visitor0@example.com")) is not None
+
+
+def test_visitors_who_met_a_failed_connection_may_be_the_probe(hubspot: TokenServer) -> None:
+    """No visitor can have caused it, so after an outage the next visitor closes the breaker, even if it is the same."""
+    hubspot.mood("refused")
+    with time_machine.travel(NOW, tick=False) as traveller:
+        for number in range(FAILURES):
+            with pytest.raises(TransportError):
+                fly(Visitor(f"visitor{number}@example.com"))
+        hubspot.mood("healthy")
+        traveller.shift(max(RETRY_FAILED[1], COOL_DOWN * (1 + COOL_DOWN_SPREAD)))
+        assert fly(Visitor("visitor0@example.com")) is not None
+
+
+@pytest.mark.parametrize(("mood", "on_record"), [("refused", False), ("reset", True)])
+def test_failure_before_the_request_is_not_on_the_visitors_record(
+    hubspot: TokenServer, still: time_machine.Coordinates, mood: Any, on_record: bool
+) -> None:
+    """The visitor is tried again after the same delay."""
+    hubspot.mood(mood)
+    with pytest.raises(TransportError):
+        fly()
+    assert entry_of().has_failure(NOW) is on_record
+    assert entry_of().retry_at > NOW
+
+
+def test_unusable_bundle_of_authorities_is_logged_once_a_minute(
+    hubspot: TokenServer,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The line names the file."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "missing.pem"))
+    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "BASE_URL": hubspot.https_url}
+    for visitor in (ADA, EVE):
+        with pytest.raises(TransportError):
+            fly(visitor)
+    (line,) = caplog.messages
+    assert str(tmp_path / "missing.pem") in line
 
 
 def test_retries_are_spread() -> None:
@@ -408,6 +454,40 @@ def test_a_late_call_counts_as_a_failure(
     assert cache.get(key)["token"] in impatient.emails_by_token()
 
 
+def test_late_token_leaves_no_failure_on_record(impatient: TokenServer, heard_of_failures: list[object]) -> None:
+    """The token arrives after the deadline and before the next job of this process looks for overdue calls."""
+    config = get_config()
+    flight = Flight(entry_key(ADA, config), ADA, config)
+    job = Job("key", flight.fly, 0.0, None)
+    with time_machine.travel(NOW, tick=False) as traveller:
+        flight._deadline = NOW + 0.2
+        impatient.mood("held")
+        thread = threading.Thread(target=flight.fly, args=(job, TokenClient()))
+        thread.start()
+        assert impatient.wait_for_calls(1)
+        traveller.shift(1)
+        impatient.release()
+        thread.join(LONG)
+        flight.give_up()
+        assert entry_of(now=NOW + 1).token is not None
+        assert not entry_of(now=NOW + 1).has_failure(NOW + 1)
+        assert entry_of(now=NOW + 1).retry_at == 0
+    assert heard_of_failures == []
+
+
+def test_late_call_without_a_connection_is_not_on_the_visitors_record(
+    hubspot: TokenServer, still: time_machine.Coordinates
+) -> None:
+    """A resolver or a callable key that hangs until the deadline is no visitor's fault."""
+    config = get_config()
+    flight = Flight(entry_key(ADA, config), ADA, config)
+    flight._client = TokenClient()
+    still.shift(config.timeout)
+    flight.give_up()
+    assert entry_of(now=time.time()).retry_at > time.time()
+    assert not entry_of(now=time.time()).has_failure(time.time())
+
+
 def test_a_late_error_is_counted_once(impatient: TokenServer, heard_of_failures: list[object]) -> None:
     """By the deadline, and not again when the thread comes back."""
     be_late(impatient)
@@ -435,7 +515,7 @@ def test_a_late_call_of_long_ago_is_not_held_against_anybody(
     """On a quiet site the next visitor comes an hour later, and finds the door open; operators still hear of it."""
     config = get_config()
     flight = Flight(entry_key(ADA, config), ADA, config)
-    flight._asked = True
+    flight._client = TokenClient()
     with time_machine.travel(flight._deadline + RETRY_FAILED[1] + 1, tick=False):
         for _ in range(FAILURES):
             flight.give_up()
