@@ -610,6 +610,14 @@ def test_an_unknown_host_is_a_transport_error(client: TokenClient, monkeypatch: 
         client.create_token(ADA, config_of("https://api.hubapi.com"))
 
 
+def test_malformed_proxy_is_a_transport_error(client: TokenClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text names only the type of the exception, because its own text may contain the proxy's password."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://:8080")
+    with pytest.raises(TransportError, match="InvalidProxyURL") as caught:
+        client.create_token(ADA, config_of("https://api.hubapi.com"))
+    assert not caught.value.request_sent
+
+
 @pytest.mark.parametrize(
     ("mood", "is_sent"),
     [
