@@ -54,7 +54,7 @@ class State:
 
     Attributes:
         kind: why the breaker opened: ``failing``, ``misconfigured`` or ``pause``; ``""`` while closed.
-        until: seconds since the epoch until which no call is made; after that, one probe.
+        until: seconds since the epoch until which no call is made; after that, probes. While closed, since when.
         cool_down: seconds of the last opening, doubled by the next.
         refused: digests of the visitors whose data HubSpot refused since the last success.
         failed: digests of the visitors whose failures count without a time limit: while closed, those with one of
@@ -144,7 +144,7 @@ class Breaker:
     def record_success(self) -> None:
         """Close the breaker and forget the failures, unless HubSpot has just said to wait."""
         state = self.state
-        if state == CLOSED or self._now() < state.until:
+        if not (state.kind or state.refused or state.failed) or self._now() < state.until:
             return
         self._close(state)
         if state.kind:
@@ -160,7 +160,8 @@ class Breaker:
         """
         state = self.state
         status = error.status if isinstance(error, APIError) else 0
-        is_evidence = concerns_all_visitors(error) or self._now() - failing_since < FAILURE_WINDOW
+        # A visitor who already failed before the others' last success, or before the cool-down, is no evidence.
+        is_evidence = concerns_all_visitors(error) or failing_since > max(self._now() - FAILURE_WINDOW, state.until)
         if isinstance(error, APIError) and status in PAUSE_STATUSES and concerns_all_visitors(error):
             self._pause(state, error)
         elif self._now() < state.until:
@@ -204,16 +205,15 @@ class Breaker:
         self._store.delete(self._probe_key)
         self._open_until = state.until
 
-    def _close(self, state: State) -> None:
-        self._store.delete(self._key, *((self._probe_key, *self._failure_keys) if state.kind else ()))
-        self._open_until = 0.0
+    def _close(self, state: State, refused: tuple[str, ...] = ()) -> None:
+        if state.kind:
+            self._store.delete(*self._failure_keys)
+        self._write(State(until=self._now() if state.kind else state.until, refused=refused))
 
     def _count_refused(self, state: State, error: HubSpotIdentifyError, visitor: Visitor) -> None:
         """Log an error when HubSpot has refused several visitors in a row: their data is not the reason."""
-        # HubSpot responds, so the reason for which the breaker was opened no longer exists.
-        self._close(state)
         refused = _with_visitor(state.refused, visitor)
-        self._write(State(refused=refused))
+        self._close(state, refused)  # HubSpot responds, so the reason for which it was opened no longer exists
         if len(state.refused) < VISITORS == len(refused):
             logger.error(
                 "HubSpot refused %d visitors in a row; check VISITOR, TOKEN_PATH and the account: %s%s",

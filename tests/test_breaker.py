@@ -367,11 +367,27 @@ def test_a_success_begins_anew(breaker: Breaker, clock: Clock, caplog: pytest.Lo
         probe_fails(breaker, clock)
     breaker.record_success()
     assert not breaker.is_open_locally
+    clock.pass_by(1)
     assert caplog.records[-1].levelno == logging.INFO
     assert all(breaker.allows_call() for _ in range(5))
     fail(breaker, FAILURES - 1)
     assert breaker.allows_call()
-    assert probe_fails(breaker, clock) <= COOL_DOWN * LONGEST + 0.25
+    assert 0 < probe_fails(breaker, clock) <= COOL_DOWN * LONGEST + 0.25
+
+
+@pytest.mark.parametrize("status", [404, 500])
+def test_visitors_who_failed_before_a_success_are_no_evidence(breaker: Breaker, clock: Clock, status: int) -> None:
+    """The success of another visitor shows that they are the reason, so they cannot open it a second time."""
+    first = clock.now
+    for visitor in (ADA, EVE, JOE):
+        fail(breaker, 2, answer(status), visitor)
+    clock.pass_by(COOL_DOWN * LONGEST)
+    assert breaker.allows_call()
+    breaker.record_success()
+    for visitor in (ADA, EVE, JOE):
+        clock.pass_by(1)
+        fail(breaker, 2, answer(status), visitor, first)
+    assert breaker.allows_call()
 
 
 def test_a_success_settles_the_failures_before_it(breaker: Breaker, clock: Clock) -> None:
@@ -380,6 +396,7 @@ def test_a_success_settles_the_failures_before_it(breaker: Breaker, clock: Clock
     clock.pass_by(COOL_DOWN * LONGEST)
     assert breaker.allows_call()
     breaker.record_success()
+    clock.pass_by(1)
     fail(breaker, FAILURES - 1)
     assert breaker.allows_call()
 
@@ -595,7 +612,7 @@ def test_a_failure_after_a_pause_is_one_of_five(breaker: Breaker, clock: Clock) 
     """A pause is no opening, so the call that tries again is no probe of one."""
     fail(breaker, 1, answer(429, body=HUBSPOTS))
     for _ in range(FAILURES - 1):
-        clock.pass_by(10 if not breaker.allows_call() else 4)
+        clock.pass_by(11 if not breaker.allows_call() else 4)
         fail(breaker)
         assert not breaker.is_open_locally
     fail(breaker)
@@ -607,7 +624,7 @@ def test_pause_during_an_outage_does_not_end_it(breaker: Breaker, clock: Clock) 
     fail(breaker, FAILURES)
     clock.pass_by(COOL_DOWN * LONGEST)
     fail(breaker, 1, answer(429, body=HUBSPOTS))
-    clock.pass_by(10)
+    clock.pass_by(11)
     fail(breaker, FAILURES)
     clock.pass_by(2 * COOL_DOWN * SHORTEST - 1)
     assert not breaker.allows_call()
