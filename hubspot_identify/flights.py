@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 
 RETRY_REFUSED = 3600.0  # seconds until a visitor is tried again whose data HubSpot does not accept
 RETRY_FAILED = (5.0, 30.0)  # seconds, drawn at random, after everything else
-RETRY_CHANGES = 60.0  # seconds until changed names are tried again for which no call was to be had
+RETRY_AGAIN = 300.0  # seconds at most, for a visitor who keeps failing: as long as that has lasted
+RETRY_CHANGES = 60.0  # seconds until changed names are tried again that the rate limit has delayed
 
 
 def start_flight(key: str, visitor: Visitor, config: Config) -> Job | None:
@@ -164,8 +165,8 @@ class Flight:
             on_record = entry.has_failure(now)
             failing_since = entry.failed_at if on_record else now
             failed_at = failing_since if on_record or not concerns_all_visitors(error) else 0.0
-            entry = replace(entry, retry_at=now + retry_delay(error), failed_at=failed_at)
-            self._write(entry)
+            delay = max(retry_delay(error), min(now - failing_since, RETRY_AGAIN))
+            self._write(replace(entry, retry_at=now + delay, failed_at=failed_at))
         self._breaker.record_failure(error, self._visitor, failing_since)
 
     def _log(self, error: HubSpotIdentifyError) -> None:

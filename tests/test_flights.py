@@ -31,7 +31,7 @@ from hubspot_identify.exceptions import (
     UnavailableError,
     UnexpectedResponseError,
 )
-from hubspot_identify.flights import RETRY_CHANGES, RETRY_FAILED, RETRY_REFUSED, Flight, start_flight
+from hubspot_identify.flights import RETRY_AGAIN, RETRY_CHANGES, RETRY_FAILED, RETRY_REFUSED, Flight, start_flight
 from hubspot_identify.signals import token_created, token_failed
 from hubspot_identify.tokens import (
     CHANGE_AFTER,
@@ -252,7 +252,7 @@ def test_failure_stays_on_record_for_an_hour(hubspot: TokenServer) -> None:
             with pytest.raises(UnavailableError):
                 fly()
             assert entry_of(now=time.time()).failed_at == NOW
-            traveller.shift(RETRY_FAILED[1] + 4)
+            traveller.move_to(max(time.time() + RETRY_FAILED[1], entry_of(now=time.time()).retry_at))
         entry = entry_of(now=time.time())
         assert entry.has_failure(entry.retry_at + FAILURE_RECORD - 1)
         assert not entry.has_failure(entry.retry_at + FAILURE_RECORD)
@@ -262,6 +262,17 @@ def test_failure_stays_on_record_for_an_hour(hubspot: TokenServer) -> None:
         assert with_token.failed_at == NOW
         assert with_token.has_failure(entry.retry_at + FAILURE_RECORD - 1)
         assert not with_token.has_failure(entry.retry_at + FAILURE_RECORD)
+
+
+def test_visitor_who_keeps_failing_is_tried_less_often(hubspot: TokenServer) -> None:
+    """Calls that hang would otherwise hold worker slots that other visitors need. Once in five minutes remains."""
+    hubspot.answer(500)
+    with time_machine.travel(NOW, tick=False) as traveller:
+        while time.time() < NOW + HOUR:
+            with pytest.raises(UnavailableError):
+                fly()
+            traveller.move_to(entry_of(now=time.time()).retry_at)
+        assert HOUR / RETRY_AGAIN < hubspot.calls < 2 * HOUR / RETRY_AGAIN
 
 
 @pytest.mark.parametrize("status", [401, 429])
