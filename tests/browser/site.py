@@ -183,8 +183,14 @@ def node_modules() -> Path | None:
 
 
 def require_package(file: str) -> str:
-    """The address on the site of a file of an npm package; without it, :func:`lacking`."""
+    """Return the URL on the site of a file of an npm package. Without the file, the test is :func:`lacking`."""
+    require_file(file)
+    return f"/static/npm/{file}"
+
+
+def require_file(file: str) -> Path:
+    """Return the path of a file of an npm package. Without the file, the test is :func:`lacking`."""
     folder = node_modules()
     if folder and (folder / file).is_file():
-        return f"/static/npm/{file}"
+        return folder / file
     return lacking(f"{file} is not installed: run `npm ci`")

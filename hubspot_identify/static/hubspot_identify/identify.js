@@ -1,61 +1,83 @@
 /**
- * HubSpot's chat, told who the site's visitor is.
+ * Loads HubSpot's chat and identifies the visitor of the site in it.
  *
- * Configured by data attributes of its own script element alone: endpoint, loader, load-on, widget, subject, identity,
- * launcher, labels. Steered by window.hubspotIdentify; emits hubspot-identify:* on document. See docs/browser.rst.
+ * Three records describe the state: `visitor` (who uses the site, according to the site), `widget` (what HubSpot's
+ * widget shows, and for whom) and `page`. Every event changes a record and then calls reconcile(). reconcile() takes at
+ * most one step, which nextStep() selects from the state without changing it.
+ *
+ * The data attributes of this script's own element configure it: endpoint, loader, load-on, widget, subject, identity,
+ * launcher, labels. window.hubspotIdentify controls it. It emits hubspot-identify:* on document. See docs/browser.rst.
  */
 (() => {
   "use strict";
 
-  const REMEMBERED = "hubspot-identify:subject";
-  const CONTAINER = "hubspot-messages-iframe-container";
-  const COOKIES =
+  const STORAGE_KEY = "hubspot-identify:subject";
+  const CONTAINER_ID = "hubspot-messages-iframe-container";
+  const CHAT_COOKIES =
     "messagesUtk hs-messages-is-open hs-messages-hide-welcome-message hs-messages-widget-position_left " +
     "hs-messages-widget-position_right hs-messages-widget-size";
-  const EVENTS =
+  const WIDGET_EVENTS =
     "conversationStarted conversationClosed userSelectedThread unreadConversationCountChanged contactAssociated " +
     "userInteractedWithWidget widgetLoaded widgetHidden widgetClosed quickReplyButtonClick";
-  const ASK_AGAIN = [400, 1000, 2000]; // milliseconds
-  const THROTTLE = 1200; // HubSpot drops what comes within a second
-  const WEDGED = 15000;
+  // All times are in milliseconds.
+  const POLL_DELAYS = [400, 1000, 2000]; // between requests while the endpoint responds with 202
+  const MIN_CALL_INTERVAL = 1200; // HubSpot drops a load() or refresh() within a second of the previous one
+  const STUCK_AFTER = 15000; // a widget that is pending for longer does not recover without help
 
-  // Planted markup must not count: window[id], <img name="currentScript">.
+  // ---- Access to the page. Injected markup must not replace a property: <a id="hsVars"> defines window.hsVars, and
+  // <img name="currentScript"> hides document.currentScript.
+
   /** @returns {any} */
-  const own = (name) => (Object.hasOwn(window, name) ? window[name] : undefined);
-  const reach = (name) => Reflect.get(Document.prototype, name, document);
-  const hubspot = () => own("HubSpotConversations"); // load() replaces it
-  const status = () => hubspot()?.widget?.status() ?? {};
-  const me = reach("currentScript");
-  if (!(me instanceof HTMLScriptElement)) return;
-  if (own("hubspotIdentify")) return own("hubspotIdentify").update(me);
+  const windowValue = (name) => (Object.hasOwn(window, name) ? window[name] : undefined);
+  const documentValue = (name) => Reflect.get(Document.prototype, name, document);
+  const hubspot = () => windowValue("HubSpotConversations"); // load() replaces the object
+  const widgetStatus = () => hubspot()?.widget?.status() ?? {};
 
-  let config = me.dataset;
-  let subject; // "" is nobody
-  let identity = null;
-  let delivered; // the widget's token; "": it has none, undefined: not started
-  let chat = null;
-  let state = "waiting"; // loading, ready, hidden, failed
-  let told = "";
-  let wanted = false;
-  let forced = false; // though the page holds the chat back
-  let held; // our settings that do
-  let asking = false;
-  let question = 0;
-  let stale = false; // the widget is a former visitor's
-  let moved = false; // since it looked
-  let opening = false;
-  let used = false;
-  let revived = false;
-  let calledAt = 0;
-  let pendingSince = 0;
-  let veiled = false; // since the page was left
-  let left; // the thread of then
-  let address = location.pathname + location.search;
+  const currentScript = documentValue("currentScript");
+  if (!(currentScript instanceof HTMLScriptElement)) return;
+  if (windowValue("hubspotIdentify")) return windowValue("hubspotIdentify").update(currentScript);
+
+  // ---- State
+
+  let config = currentScript.dataset;
+  let loadRequested = false; // by LOAD_ON, or by the page through load() or open()
+
+  const visitor = {
+    subject: undefined, // undefined: not known yet, "": anonymous, otherwise an opaque digest
+    identity: null, // {email, token, expires_in, expiresAt}
+    requestId: 0, // a response to an older request is ignored
+    isRequesting: false,
+  };
+
+  const widget = {
+    phase: "waiting", // then "loading", then "ready", "hidden" or "failed"
+    token: undefined, // undefined: not started, "": started for an anonymous visitor
+    container: null,
+    inUse: false, // the visitor has opened the chat, so it must not be rebuilt
+    openWhenReady: false,
+    mustReset: false, // it shows the chat of a former visitor
+    needsRefresh: false, // the address has changed since HubSpot selected the chatflow
+    announced: "", // the last of "identified" and "anonymous" that was emitted
+    restarted: false, // once, after it was stuck
+    calledAt: 0,
+    pendingSince: 0,
+    ignorePageHold: false, // the page set loadImmediately: false, and then called load() or open()
+    heldSettings: undefined, // the settings object in which this script set loadImmediately: false
+  };
+
+  const page = {
+    address: location.pathname + location.search,
+    isHidden: false, // the chat is invisible, because the visitor may have changed since the page was left
+    threadWhenLeft: undefined,
+  };
+
+  // ---- Helpers
+
   const timers = new Map();
-  const cancel = (action) => clearTimeout(timers.get(action));
+  const unschedule = (action) => clearTimeout(timers.get(action));
 
   function schedule(action, delay) {
-    cancel(action);
+    unschedule(action);
     timers.set(action, setTimeout(action, delay));
   }
 
@@ -64,75 +86,88 @@
   }
 
   function fail(reason) {
-    state = "failed";
+    widget.phase = "failed";
     emit("failed", { reason });
   }
 
-  /** Relative to the origin: a <base> may be planted. */
-  function trusted(text) {
+  /** The absolute URL, or "" unless it is secure or of this origin. Ignores <base>, which may be injected. */
+  function safeUrl(text) {
     const { href, origin } = new URL(text, location.origin);
-    const safe = /^https:|^http:\/\/(localhost|127\.0\.0\.1|\[::1\])(:|$)/.test(origin);
-    return safe || origin === location.origin ? href : "";
+    const isSecure = /^https:|^http:\/\/(localhost|127\.0\.0\.1|\[::1\])(:|$)/.test(origin);
+    return isSecure || origin === location.origin ? href : "";
   }
 
-  function remember(now) {
+  function addScript(url) {
+    const script = document.createElement("script");
+    script.src = safeUrl(url);
+    script.nonce = currentScript.nonce;
+    document.head.append(script);
+    return script;
+  }
+
+  // ---- Cookies, storage and HubSpot's settings
+
+  const currentThread = () => /messagesUtk=[^;]*/.exec(documentValue("cookie"))?.[0];
+
+  /** Does what HubSpot's clear() does, which is not available before the widget has loaded. */
+  function deleteChatCookies() {
+    const domain = location.hostname.replace(/^www\./, "");
+    for (const name of CHAT_COOKIES.split(" ")) {
+      Reflect.set(Document.prototype, "cookie", `${name}=; max-age=0; path=/; domain=.${domain}`, document);
+    }
+  }
+
+  /** Stores the subject for later pages and other tabs, and returns the one that was stored before. */
+  function swapStoredSubject(subject) {
     try {
-      const before = localStorage.getItem(REMEMBERED);
-      if (now) localStorage.setItem(REMEMBERED, now);
-      else localStorage.removeItem(REMEMBERED);
-      addEventListener("storage", compare);
+      const before = localStorage.getItem(STORAGE_KEY);
+      if (subject) localStorage.setItem(STORAGE_KEY, subject);
+      else localStorage.removeItem(STORAGE_KEY);
+      addEventListener("storage", onStorage);
       return before;
     } catch {
       return null;
     }
   }
 
-  function compare({ key, newValue }) {
-    if ((key ?? REMEMBERED) === REMEMBERED && (newValue ?? "") !== subject) doubt();
+  function onStorage({ key, newValue }) {
+    if ((key ?? STORAGE_KEY) === STORAGE_KEY && (newValue ?? "") !== visitor.subject) recheckVisitor();
   }
 
-  /** HubSpot's clear() needs a widget. */
-  function wipe() {
-    const domain = location.hostname.replace(/^www\./, "");
-    for (const name of COOKIES.split(" ")) {
-      Reflect.set(Document.prototype, "cookie", `${name}=; max-age=0; path=/; domain=.${domain}`, document);
-    }
-  }
-
-  const thread = () => /messagesUtk=[^;]*/.exec(reach("cookie"))?.[0];
-
-  function apply() {
-    let settings = own("hsConversationsSettings");
+  function writeSettings() {
+    let settings = windowValue("hsConversationsSettings");
     if (!settings) window.hsConversationsSettings = settings = {};
     for (const [key, value] of Object.entries(JSON.parse(config.widget || "{}"))) settings[key] ??= value;
     delete settings.identificationEmail;
     delete settings.identificationToken;
-    if (identity) {
-      settings.identificationEmail = identity.email;
-      settings.identificationToken = identity.token;
+    if (visitor.identity) {
+      settings.identificationEmail = visitor.identity.email;
+      settings.identificationToken = visitor.identity.token;
     }
     return settings;
   }
 
-  /** Nothing is done before the answer is here. */
-  function doubt() {
-    if (wanted) {
-      question++;
-      asking = true;
-      return schedule(ask, 200);
+  // ---- The visitor
+
+  /** Requests the visitor again. Until the response arrives, the widget stays as it is. */
+  function recheckVisitor() {
+    if (loadRequested) {
+      visitor.requestId++;
+      visitor.isRequesting = true;
+      return schedule(requestVisitor, 200);
     }
-    subject = undefined; // start() asks
-    identity = null;
-    apply();
+    visitor.subject = undefined; // start() sends the request
+    visitor.identity = null;
+    writeSettings();
   }
 
-  async function ask() {
-    const mine = ++question;
-    asking = true;
+  async function requestVisitor() {
+    const id = ++visitor.requestId;
+    visitor.isRequesting = true;
     let answer;
     try {
-      for (const delay of config.endpoint ? [...ASK_AGAIN, 0] : []) {
-        const response = await fetch(trusted(config.endpoint), {
+      for (const delay of config.endpoint ? [...POLL_DELAYS, 0] : []) {
+        const response = await fetch(safeUrl(config.endpoint), {
           headers: { "X-HubSpot-Identify": "1" },
           mode: "same-origin",
           cache: "no-store",
@@ -140,321 +175,351 @@
           signal: AbortSignal.timeout(5000),
         });
         answer = response.ok ? await response.json() : null;
-        if (response.status !== 202 || !delay || mine !== question) break;
-        await new Promise((done) => setTimeout(done, delay));
+        if (response.status !== 202 || !delay || id !== visitor.requestId) break;
+        await new Promise((resolve) => setTimeout(resolve, delay));
       }
     } catch {
       answer = null;
     }
-    if (mine === question) learn(answer);
+    if (id === visitor.requestId) setVisitor(answer);
   }
 
-  /** Any other answer than {subject, identity} clears nothing. */
-  function learn(answer) {
-    cancel(ask);
-    question++;
-    asking = false;
-    const { subject: now, identity: found } = answer ?? {};
-    identity = now ? found : null;
-    apply(); // first, since HubSpot reads it when cleared
-    if (identity) {
-      identity.end = Date.now() + identity.expires_in * 1000;
-      schedule(expire, identity.expires_in * 1000);
+  /** Takes {subject, identity}. With anything else the visitor is unknown. */
+  function setVisitor(answer) {
+    unschedule(requestVisitor);
+    visitor.requestId++;
+    visitor.isRequesting = false;
+    const { subject, identity } = answer ?? {};
+    visitor.identity = subject ? identity : null;
+    writeSettings(); // before a reset, during which HubSpot reads them
+    if (visitor.identity) {
+      visitor.identity.expiresAt = Date.now() + visitor.identity.expires_in * 1000;
+      schedule(onExpiry, visitor.identity.expires_in * 1000);
     }
-    if (now !== undefined) {
-      const before = now === subject ? now : remember(now);
-      const former = subject || before;
-      subject = now ?? "";
-      if (former && former !== now) {
-        stale = true;
-        wipe();
+    if (subject !== undefined) {
+      const stored = subject === visitor.subject ? subject : swapStoredSubject(subject);
+      const former = visitor.subject || stored;
+      visitor.subject = subject ?? "";
+      if (former && former !== subject) {
+        widget.mustReset = true;
+        deleteChatCookies();
         emit("reset");
-      } else veil(false);
+      } else setChatHidden(false);
     } else {
-      stale ||= !!delivered && (veiled || !config.endpoint);
-      veil(false);
+      widget.mustReset ||= !!widget.token && (page.isHidden || !config.endpoint);
+      setChatHidden(false);
       emit("failed", { reason: "endpoint" });
     }
-    settle();
+    reconcile();
   }
 
-  function expire() {
-    if (!identity || Date.now() < identity.end) return;
-    identity = null;
-    apply();
-    if (config.endpoint) doubt();
+  function onExpiry() {
+    if (!visitor.identity || Date.now() < visitor.identity.expiresAt) return;
+    visitor.identity = null;
+    writeSettings();
+    if (config.endpoint) recheckVisitor();
   }
 
-  function settle() {
-    cancel(settle);
-    if (asking || !wanted || !hubspot()?.widget) return;
+  // ---- The widget
+
+  function reconcile() {
+    unschedule(reconcile);
+    if (visitor.isRequesting || !loadRequested || !hubspot()?.widget) return;
     try {
-      step(status());
+      const { loaded, pending } = widgetStatus();
+      const isPending = pending || (widget.token !== undefined && !loaded && widget.phase === "loading");
+      observeWidget(loaded, isPending);
+      steps[nextStep({ visitor, widget, loaded, isPending }, Date.now())]?.();
     } catch {
       fail("widget");
     }
   }
 
-  function step({ loaded, pending }) {
-    const now = Date.now();
-    if (loaded || pending) delivered ??= "";
-    if (pending || (delivered !== undefined && !loaded && state === "loading")) {
-      // Whatever is done, the visitor it loads for will appear.
-      pendingSince ||= now;
-      if (now < pendingSince + WEDGED || (used && !stale)) return schedule(settle, 1000);
-      if (stale) return location.reload();
-      if (revived) return state === "failed" || fail("widget");
-      revived = true;
-      return rebuild();
+  /** Records what HubSpot did since the last call. */
+  function observeWidget(loaded, isPending) {
+    if (loaded || isPending) widget.token ??= "";
+    if (isPending) widget.pendingSince ||= Date.now();
+    else {
+      widget.pendingSince = 0;
+      if (loaded && widget.phase === "loading") onWidgetReady();
     }
-    pendingSince = 0;
-    if (loaded && state === "loading") arrive();
-    if (stale) {
-      stale = false;
-      if (delivered !== undefined) return renew();
+  }
+
+  /** Returns the name of the next step, or nothing where the widget needs none. Has no side effects. */
+  function nextStep({ visitor, widget, loaded, isPending }, now) {
+    const wasStarted = widget.token !== undefined;
+    if (isPending) {
+      // No call cancels a load: the visitor that it was started for would be shown afterwards.
+      if (now < widget.pendingSince + STUCK_AFTER || (widget.inUse && !widget.mustReset)) return "pollAgain";
+      if (widget.mustReset) return "reloadPage";
+      return widget.restarted ? "giveUp" : "restart";
     }
-    const renewed = identity && identity.token !== delivered;
-    let next;
-    if (delivered === undefined) next = load;
-    else if (!loaded && state !== "hidden") return; // removed by the page
-    else if (loaded && chat?.isConnected === false) next = rebuild;
-    else if (!used && (renewed || moved)) next = refresh;
-    if (next && now < calledAt + THROTTLE) return schedule(settle, calledAt + THROTTLE - now);
-    if (next) return next();
-    const kind = delivered ? "identified" : "anonymous";
-    if (state === "ready" && told !== kind) emit((told = kind));
+    if (wasStarted && widget.mustReset) return "reset";
+    let step;
+    if (!wasStarted) step = "load";
+    else if (!loaded && widget.phase !== "hidden") return; // the page has removed the widget
+    else if (loaded && widget.container?.isConnected === false) step = "rebuild";
+    else if (!widget.inUse && (hasNewToken(visitor, widget) || widget.needsRefresh)) step = "refresh";
+    else return "announce";
+    return now < widget.calledAt + MIN_CALL_INTERVAL ? "waitForThrottle" : step;
   }
 
-  function begin(token) {
-    delivered = token;
-    moved = false;
-    calledAt = Date.now();
-    pendingSince = 0;
-    // Planted with this id, markup would divert the widget's calls.
-    if (!own("hsVars")) Object.defineProperty(window, "hsVars", { writable: true, configurable: true });
-    schedule(settle, 1000);
+  const hasNewToken = ({ identity }, { token }) => Boolean(identity) && identity.token !== token;
+
+  const steps = {
+    pollAgain: () => schedule(reconcile, 1000),
+    waitForThrottle: () => schedule(reconcile, widget.calledAt + MIN_CALL_INTERVAL - Date.now()),
+    reloadPage: () => location.reload(),
+    giveUp: () => widget.phase === "failed" || fail("widget"),
+
+    restart() {
+      widget.restarted = true;
+      steps.rebuild();
+    },
+
+    load() {
+      widget.mustReset = false;
+      const settings = writeSettings();
+      const isHeldByPage = settings.loadImmediately === false && settings !== widget.heldSettings;
+      if (isHeldByPage && !widget.ignorePageHold) return;
+      beginCall(visitor.identity?.token ?? "");
+      hubspot().widget.load();
+      if (settings === widget.heldSettings) delete settings.loadImmediately;
+    },
+
+    refresh() {
+      const setIdentification = hasNewToken(visitor, widget);
+      beginCall(visitor.identity?.token ?? widget.token);
+      hubspot().widget.refresh(setIdentification ? { setIdentification } : {});
+    },
+
+    /** A rebuilt widget is anonymous. The next refresh() identifies it. */
+    rebuild() {
+      beginLoading("");
+      hubspot().widget.remove();
+      hubspot().widget.load();
+    },
+
+    /** Removes the former visitor's thread and identity. */
+    reset() {
+      widget.mustReset = false;
+      widget.announced = "";
+      deleteChatCookies();
+      beginLoading(visitor.identity?.token ?? "");
+      hubspot().clear({ resetWidget: true });
+      if (writeSettings().loadImmediately === false) hubspot().widget.load();
+    },
+
+    announce() {
+      const kind = widget.token ? "identified" : "anonymous";
+      if (widget.phase === "ready" && widget.announced !== kind) emit((widget.announced = kind));
+    },
+  };
+
+  function beginCall(token) {
+    widget.token = token;
+    widget.needsRefresh = false;
+    widget.calledAt = Date.now();
+    widget.pendingSince = 0;
+    // An injected element with this id would send the widget's requests, token included, to another address.
+    if (!windowValue("hsVars")) Object.defineProperty(window, "hsVars", { writable: true, configurable: true });
+    schedule(reconcile, 1000);
   }
 
-  function restart(token) {
-    state = "loading";
-    chat = null;
-    veiled = used = false;
-    begin(token);
+  function beginLoading(token) {
+    widget.phase = "loading";
+    widget.container = null;
+    page.isHidden = widget.inUse = false;
+    beginCall(token);
   }
 
-  function load() {
-    const settings = apply();
-    if (settings.loadImmediately === false && settings !== held && !forced) return;
-    begin(identity?.token ?? "");
-    hubspot().widget.load();
-    if (settings === held) delete settings.loadImmediately;
-  }
+  const eventHandlers = WIDGET_EVENTS.split(" ").map((name) => [name, (detail) => onWidgetEvent(name, detail)]);
 
-  function refresh() {
-    const setIdentification = Boolean(identity) && identity.token !== delivered;
-    begin(identity?.token ?? delivered);
-    hubspot().widget.refresh(setIdentification ? { setIdentification } : {});
-  }
-
-  /** The new chat is nobody's at first. */
-  function rebuild() {
-    restart("");
-    hubspot().widget.remove();
-    hubspot().widget.load();
-  }
-
-  function renew() {
-    wipe();
-    told = "";
-    restart(identity?.token ?? "");
-    hubspot().clear({ resetWidget: true });
-    if (apply().loadImmediately === false) hubspot().widget.load();
-  }
-
-  const handlers = EVENTS.split(" ").map((name) => [name, (detail) => hear(name, detail)]);
-
-  /** Called several times. */
-  function onReady() {
-    for (const [name, handler] of handlers) {
+  /** HubSpot calls this after each start and reset, sometimes more than once. */
+  function onHubSpotReady() {
+    for (const [name, handler] of eventHandlers) {
       hubspot().off(name, handler);
       hubspot().on(name, handler);
     }
-    settle();
+    reconcile();
   }
 
-  function hook() {
-    const list = own("hsConversationsOnReady");
-    if (!Array.isArray(list)) window.hsConversationsOnReady = [onReady];
-    else if (!list.includes(onReady)) list.push(onReady);
-    if (hubspot()?.on) onReady();
+  function registerOnReady() {
+    const callbacks = windowValue("hsConversationsOnReady");
+    if (!Array.isArray(callbacks)) window.hsConversationsOnReady = [onHubSpotReady];
+    else if (!callbacks.includes(onHubSpotReady)) callbacks.push(onHubSpotReady);
+    if (hubspot()?.on) onHubSpotReady();
   }
 
-  function hear(name, detail) {
+  function onWidgetEvent(name, detail) {
     emit(name, detail);
-    if (name === "userInteractedWithWidget") use(true);
-    if (name === "widgetClosed") use(false);
+    if (name === "userInteractedWithWidget") setInUse(true);
+    if (name === "widgetClosed") setInUse(false);
     if (name === "widgetHidden") {
-      state = "hidden";
-      opening = used = false;
+      widget.phase = "hidden";
+      widget.openWhenReady = widget.inUse = false;
     }
-    if (name === "widgetLoaded") arrive();
-    settle();
+    if (name === "widgetLoaded") onWidgetReady();
+    reconcile();
   }
 
-  function arrive() {
-    state = "ready";
-    revived = false;
-    claim(document.querySelector(`#${CONTAINER}:has(iframe)`)); // a planted one has none
+  function onWidgetReady() {
+    widget.phase = "ready";
+    widget.restarted = false;
+    setContainer(document.querySelector(`#${CONTAINER_ID}:has(iframe)`)); // an injected one has no iframe
     emit("ready");
-    if (opening && !stale) api.open();
+    if (widget.openWhenReady && !widget.mustReset) api.open();
   }
 
-  /** htmx must not store a chat in use. */
-  function use(now) {
-    used = now;
-    chat?.setAttribute("data-hx-history", String(!now));
+  /** Keeps htmx from storing the page while the chat is in use. */
+  function setInUse(inUse) {
+    widget.inUse = inUse;
+    widget.container?.setAttribute("data-hx-history", String(!inUse));
   }
+
+  // ---- The container, in pages whose body is replaced (htmx, Turbo)
 
   const observer = new MutationObserver(() => {
-    // Dead copies come with an old body.
-    for (const each of document.querySelectorAll(`#${CONTAINER}[data-hubspot-identify]`)) {
-      if (each !== chat) each.remove();
+    // A body restored from a snapshot contains a copy of the container, whose iframe does not work.
+    for (const element of document.querySelectorAll(`#${CONTAINER_ID}[data-hubspot-identify]`)) {
+      if (element !== widget.container) element.remove();
     }
-    if (chat?.isConnected === false) doubt();
+    if (widget.container?.isConnected === false) recheckVisitor();
   });
 
-  function claim(container) {
-    chat = container;
-    if (!chat) return;
-    chat.setAttribute("data-hubspot-identify", "");
-    veil(veiled);
+  function setContainer(container) {
+    widget.container = container;
+    if (!container) return;
+    container.setAttribute("data-hubspot-identify", "");
+    setChatHidden(page.isHidden);
     observer.disconnect();
     observer.observe(document.documentElement, { childList: true });
-    observer.observe(chat.parentNode, { childList: true });
+    observer.observe(container.parentNode, { childList: true });
   }
 
-  function veil(now) {
-    veiled = now;
-    if (chat) chat.style.visibility = now ? "hidden" : "";
+  function setChatHidden(hidden) {
+    page.isHidden = hidden;
+    if (widget.container) widget.container.style.visibility = hidden ? "hidden" : "";
   }
 
-  function navigated() {
-    if (address === location.pathname + location.search) return;
-    address = location.pathname + location.search;
-    moved = true;
-    if (config.endpoint) doubt();
-    else settle();
+  // ---- The page: navigation, snapshots, the back/forward cache
+
+  function onNavigation() {
+    const address = location.pathname + location.search;
+    if (page.address === address) return;
+    page.address = address;
+    widget.needsRefresh = true;
+    if (config.endpoint) recheckVisitor();
+    else reconcile();
   }
 
-  own("navigation")?.addEventListener("currententrychange", navigated);
+  windowValue("navigation")?.addEventListener("currententrychange", onNavigation);
   for (const snapshot of ["turbo:before-cache", "htmx:beforeHistorySave"]) {
-    addEventListener(snapshot, () => used || chat?.remove());
+    addEventListener(snapshot, () => widget.inUse || widget.container?.remove());
   }
   addEventListener("pagehide", () => {
-    left = thread();
-    veil(true);
+    page.threadWhenLeft = currentThread();
+    setChatHidden(true);
   });
   addEventListener("pageshow", ({ persisted }) => {
     if (!persisted) return;
-    stale ||= delivered !== undefined && left !== thread(); // somebody else was here
-    doubt();
+    // A different thread means that another person used this browser in the meantime.
+    widget.mustReset ||= widget.token !== undefined && page.threadWhenLeft !== currentThread();
+    recheckVisitor();
   });
-  addEventListener("visibilitychange", expire);
+  addEventListener("visibilitychange", onExpiry);
 
-  function adopt(script) {
-    const { subject: who, identity: given, ...rest } = script.dataset;
+  // ---- Start
+
+  /** Reads the configuration from a script element: the first one, or that of a later page in the same document. */
+  function configure(script) {
+    const { subject, identity, ...rest } = script.dataset;
     script.removeAttribute("data-subject");
     script.removeAttribute("data-identity");
     if (config.loader && rest.loader && rest.loader !== config.loader) return;
-    const first = config === me.dataset;
+    const isFirst = config === currentScript.dataset;
     config = { ...rest, loadOn: rest.loadOn || "page" };
     if (config.loadOn === "never") return withdraw();
-    if (!wanted) hold();
-    // A page out of a cache knows the visitor of then.
-    const [page] = performance.getEntriesByType("navigation");
-    const old = first && page && !page.transferSize && (config.endpoint || page.type === "back_forward");
-    if (old || who === undefined) doubt();
-    else learn({ subject: who || null, identity: JSON.parse(given || "null") });
+    if (!loadRequested) holdWidget();
+    // A page from a cache contains the visitor that it was rendered for.
+    const [entry] = performance.getEntriesByType("navigation");
+    const isCached = isFirst && entry && !entry.transferSize && (config.endpoint || entry.type === "back_forward");
+    if (isCached || subject === undefined) recheckVisitor();
+    else setVisitor({ subject: subject || null, identity: JSON.parse(identity || "null") });
     if (config.loadOn === "page") start();
     if (config.loadOn === "idle") {
-      const whenIdle = () => (own("requestIdleCallback") ?? setTimeout)(start);
+      const whenIdle = () => (windowValue("requestIdleCallback") ?? setTimeout)(start);
       if (document.readyState === "complete") whenIdle();
       else addEventListener("load", whenIdle);
     }
-    if (config.launcher && !wanted) inject(config.launcher).dataset.labels = config.labels ?? "";
+    if (config.launcher && !loadRequested) addScript(config.launcher).dataset.labels = config.labels ?? "";
   }
 
-  function hold() {
-    const settings = apply();
-    if (status().loaded || status().pending || settings.loadImmediately === false) return;
+  /** Keeps HubSpot from loading the widget before the visitor is known. */
+  function holdWidget() {
+    const settings = writeSettings();
+    if (widgetStatus().loaded || widgetStatus().pending || settings.loadImmediately === false) return;
     settings.loadImmediately = false;
-    held = settings;
+    widget.heldSettings = settings;
   }
 
   function start() {
-    if (wanted || config.loadOn === "never") return;
-    wanted = true;
-    if (delivered === undefined) state = "loading";
-    if (subject === undefined) ask();
-    hold();
-    hook();
-    addEventListener("load", hook);
-    setTimeout(() => hubspot() || state === "failed" || fail("loader"), WEDGED);
+    if (loadRequested || config.loadOn === "never") return;
+    loadRequested = true;
+    if (widget.token === undefined) widget.phase = "loading";
+    if (visitor.subject === undefined) requestVisitor();
+    holdWidget();
+    registerOnReady();
+    addEventListener("load", registerOnReady);
+    setTimeout(() => hubspot() || widget.phase === "failed" || fail("loader"), STUCK_AFTER);
     if (!config.loader || document.querySelector('script#hs-script-loader, script[src*=".hs-scripts.com/"]')) return;
-    const script = inject(config.loader);
-    script.id = "hs-script-loader"; // else it adds another
+    const script = addScript(config.loader);
+    script.id = "hs-script-loader"; // without this id the loader would add itself again
     script.onerror = () => fail("loader");
   }
 
-  function inject(url) {
-    const script = document.createElement("script");
-    script.src = trusted(url);
-    script.nonce = me.nonce;
-    document.head.append(script);
-    return script;
-  }
-
+  /** Without consent: removes the chat, and what earlier pages stored. */
   function withdraw() {
-    wanted = false;
-    learn({ subject: null });
-    subject = undefined;
-    wipe();
-    stale = delivered !== undefined;
-    state = "waiting";
+    loadRequested = false;
+    setVisitor({ subject: null });
+    visitor.subject = undefined;
+    deleteChatCookies();
+    widget.mustReset = widget.token !== undefined;
+    widget.phase = "waiting";
     emit("failed", { reason: "consent" });
-    if (stale && status().pending) location.reload();
-    if (status().loaded) hubspot().widget.remove();
+    if (widget.mustReset && widgetStatus().pending) location.reload();
+    if (widgetStatus().loaded) hubspot().widget.remove();
   }
 
   const api = (window.hubspotIdentify = {
     load() {
-      forced = true;
+      widget.ignorePageHold = true;
       start();
-      settle();
+      reconcile();
     },
     open() {
-      opening = state !== "ready";
-      if (opening) return api.load();
-      use(true);
+      widget.openWhenReady = widget.phase !== "ready";
+      if (widget.openWhenReady) return api.load();
+      setInUse(true);
       hubspot().widget.open();
     },
     close() {
-      opening = false;
-      if (state === "ready") hubspot().widget.close();
+      widget.openWhenReady = false;
+      if (widget.phase === "ready") hubspot().widget.close();
     },
     refresh() {
-      moved = true;
-      schedule(settle, 0); // several at once are one
+      widget.needsRefresh = true;
+      schedule(reconcile, 0); // several calls in one task make one refresh
     },
     update(script) {
-      if (script instanceof HTMLScriptElement) adopt(script);
-      else doubt();
+      if (script instanceof HTMLScriptElement) configure(script);
+      else recheckVisitor();
     },
     reset() {
-      subject ||= "somebody";
-      learn({ subject: null });
+      visitor.subject ||= "former";
+      setVisitor({ subject: null });
     },
-    status: () => ({ ...status(), state, identified: told === "identified" }),
+    status: () => ({ ...widgetStatus(), state: widget.phase, identified: widget.announced === "identified" }),
   });
-  adopt(me);
+  configure(currentScript);
 })();
