@@ -31,7 +31,15 @@
   const windowValue = (name) => (Object.hasOwn(window, name) ? window[name] : undefined);
   const documentValue = (name) => Reflect.get(Document.prototype, name, document);
   const hubspot = () => windowValue("HubSpotConversations"); // load() replaces the object
-  const widgetStatus = () => hubspot()?.widget?.status() ?? {};
+  const widgetStatus = () => ownProperties(hubspot()?.widget?.status());
+
+  /**
+   * Copies an object without its prototype. Other code of the page may have a fault that lets injected JSON add
+   * properties to Object.prototype, from which every object that is read here would inherit.
+   *
+   * @returns {any}
+   */
+  const ownProperties = (object) => ({ __proto__: null, ...object });
 
   const currentScript = documentValue("currentScript");
   if (!(currentScript instanceof HTMLScriptElement)) return;
@@ -39,7 +47,7 @@
 
   // ---- State
 
-  let config = currentScript.dataset;
+  let config = ownProperties();
   let loadRequested = false; // by LOAD_ON, or by the page through load() or open()
 
   const visitor = {
@@ -82,7 +90,7 @@
   }
 
   function emit(name, detail) {
-    document.dispatchEvent(new CustomEvent(`hubspot-identify:${name}`, { detail }));
+    document.dispatchEvent(new CustomEvent(`hubspot-identify:${name}`, ownProperties({ detail })));
   }
 
   function fail(reason) {
@@ -138,11 +146,10 @@
     let settings = windowValue("hsConversationsSettings");
     if (!settings) window.hsConversationsSettings = settings = {};
     for (const [key, value] of Object.entries(JSON.parse(config.widget || "{}"))) settings[key] ??= value;
-    delete settings.identificationEmail;
-    delete settings.identificationToken;
-    if (visitor.identity) {
-      settings.identificationEmail = visitor.identity.email;
-      settings.identificationToken = visitor.identity.token;
+    const { email, token } = visitor.identity ?? ownProperties();
+    for (const [key, value] of Object.entries({ identificationEmail: email, identificationToken: token })) {
+      delete settings[key];
+      if (value || settings[key]) settings[key] = value ?? ""; // "" hides an inherited value from HubSpot
     }
     return settings;
   }
@@ -167,13 +174,14 @@
     let answer;
     try {
       for (const delay of config.endpoint ? [...POLL_DELAYS, 0] : []) {
-        const response = await fetch(safeUrl(config.endpoint), {
+        const options = {
           headers: { "X-HubSpot-Identify": "1" },
           mode: "same-origin",
           cache: "no-store",
           redirect: "error",
           signal: AbortSignal.timeout(5000),
-        });
+        };
+        const response = await fetch(safeUrl(config.endpoint), ownProperties(options));
         answer = response.ok ? await response.json() : null;
         if (response.status !== 202 || !delay || id !== visitor.requestId) break;
         await new Promise((resolve) => setTimeout(resolve, delay));
@@ -189,8 +197,8 @@
     unschedule(requestVisitor);
     visitor.requestId++;
     visitor.isRequesting = false;
-    const { subject, identity } = answer ?? {};
-    visitor.identity = subject ? identity : null;
+    const { subject, identity } = ownProperties(answer);
+    visitor.identity = subject && identity ? ownProperties(identity) : null;
     writeSettings(); // before a reset, during which HubSpot reads them
     if (visitor.identity) {
       visitor.identity.expiresAt = Date.now() + visitor.identity.expires_in * 1000;
@@ -266,7 +274,7 @@
 
   const hasNewToken = ({ identity }, { token }) => Boolean(identity) && identity.token !== token;
 
-  const steps = {
+  const steps = ownProperties({
     pollAgain: () => schedule(reconcile, 1000),
     waitForThrottle: () => schedule(reconcile, widget.calledAt + MIN_CALL_INTERVAL - Date.now()),
     reloadPage: () => location.reload(),
@@ -290,7 +298,7 @@
     refresh() {
       const setIdentification = hasNewToken(visitor, widget);
       beginCall(visitor.identity?.token ?? widget.token);
-      hubspot().widget.refresh(setIdentification ? { setIdentification } : {});
+      hubspot().widget.refresh(ownProperties(setIdentification && { setIdentification }));
     },
 
     /** A rebuilt widget is anonymous. The next refresh() identifies it. */
@@ -314,7 +322,7 @@
       const kind = widget.token ? "identified" : "anonymous";
       if (widget.phase === "ready" && widget.announced !== kind) emit((widget.announced = kind));
     },
-  };
+  });
 
   function beginCall(token) {
     widget.token = token;
@@ -322,7 +330,9 @@
     widget.calledAt = Date.now();
     widget.pendingSince = 0;
     // An injected element with this id would send the widget's requests, token included, to another address.
-    if (!windowValue("hsVars")) Object.defineProperty(window, "hsVars", { writable: true, configurable: true });
+    if (!windowValue("hsVars")) {
+      Object.defineProperty(window, "hsVars", ownProperties({ writable: true, configurable: true }));
+    }
     schedule(reconcile, 1000);
   }
 
@@ -393,8 +403,9 @@
     container.setAttribute("data-hubspot-identify", "");
     setChatHidden(page.isHidden);
     observer.disconnect();
-    observer.observe(document.documentElement, { childList: true });
-    observer.observe(container.parentNode, { childList: true });
+    for (const parent of [document.documentElement, container.parentNode]) {
+      observer.observe(parent, ownProperties({ childList: true }));
+    }
   }
 
   function setChatHidden(hidden) {
@@ -433,18 +444,21 @@
 
   /** Reads the configuration from a script element: the first one, or that of a later page in the same document. */
   function configure(script) {
-    const { subject, identity, ...rest } = script.dataset;
+    const read = (name) => script.getAttribute(`data-${name}`);
+    const subject = read("subject");
+    const identity = read("identity");
     script.removeAttribute("data-subject");
     script.removeAttribute("data-identity");
-    if (config.loader && rest.loader && rest.loader !== config.loader) return;
-    const isFirst = config === currentScript.dataset;
-    config = { ...rest, loadOn: rest.loadOn || "page" };
+    if (config.loader && read("loader") && read("loader") !== config.loader) return;
+    const isFirst = !config.loadOn;
+    config = ownProperties({ loadOn: read("load-on") || "page" });
+    for (const name of ["endpoint", "loader", "widget", "launcher", "labels"]) config[name] = read(name);
     if (config.loadOn === "never") return withdraw();
     if (!loadRequested) holdWidget();
     // A page from a cache contains the visitor that it was rendered for.
     const [entry] = performance.getEntriesByType("navigation");
     const isCached = isFirst && entry && !entry.transferSize && (config.endpoint || entry.type === "back_forward");
-    if (isCached || subject === undefined) recheckVisitor();
+    if (isCached || subject === null) recheckVisitor();
     else setVisitor({ subject: subject || null, identity: JSON.parse(identity || "null") });
     if (config.loadOn === "page") start();
     if (config.loadOn === "idle") {

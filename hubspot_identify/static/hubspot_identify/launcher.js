@@ -18,7 +18,7 @@
     open: "Chat with us",
     loading: "The chat is loading…",
     unavailable: "The chat is not available right now.",
-    ...JSON.parse(script.dataset.labels || "{}"),
+    ...JSON.parse(script.getAttribute("data-labels") || "{}"),
   };
 
   // A style sheet made by script needs no leave of the page's Content-Security-Policy.
@@ -60,7 +60,6 @@
   const button = document.createElement("button");
   const message = document.createElement("p");
   region.className = NAME;
-  Object.assign(region, { alive: true }); // which no clone is
   region.ariaLabel = labels.open;
   button.type = "button";
   button.textContent = labels.open;
@@ -84,14 +83,18 @@
   // Whoever came by keyboard and has not pressed yet keeps the button, for no focus should jump by itself.
   button.addEventListener("blur", () => ready && leave());
 
-  // A new body comes without the button, a stored one would come with a dead one.
+  // The options have no prototype, because injected JSON may have polluted the page's Object.prototype.
+  /** @type {any} */
+  const childList = { __proto__: null, childList: true };
+
+  // A replaced body has no button, and a body restored from a snapshot has a copy that does not work.
   const place = () => {
-    for (const copy of document.querySelectorAll(`.${NAME}`)) if (!("alive" in copy)) copy.remove();
+    for (const copy of document.querySelectorAll(`.${NAME}`)) if (copy !== region) copy.remove();
     if (!gone && !region.isConnected) document.body.append(region);
-    observer.observe(document.body, { childList: true });
+    observer.observe(document.body, childList);
   };
   const observer = new MutationObserver(place);
-  observer.observe(document.documentElement, { childList: true });
+  observer.observe(document.documentElement, childList);
 
   function arrive() {
     ready = true;
