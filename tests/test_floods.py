@@ -66,6 +66,7 @@ class Records(logging.Handler):
 def records(settings: Settings) -> Iterator[list[logging.LogRecord]]:
     """What any logger of the process logs from INFO on, while every ERROR is e-mailed."""
     settings.ADMINS = ["admin@example.com"] if django.VERSION >= (6, 0) else [("Admin", "admin@example.com")]
+    settings.MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}  # since Django 6.1
     settings.ALLOWED_HOSTS = ["testserver"]
     settings.ROOT_URLCONF = __name__
     settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django.middleware.csrf.CsrfViewMiddleware"]
