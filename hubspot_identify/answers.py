@@ -35,6 +35,9 @@ MAX_TEXT = 500  # characters kept of a text of HubSpot's
 REPLACED_ANYWHERE = 3  # characters
 #: The same for identifiers, which are no prose: "Ali" is a name, and three letters of ``VALIDATION_ERROR``.
 REPLACED_ANYWHERE_IN_IDENTIFIERS = 8
+#: Replacing takes time for each secret and text, so HubSpot's texts are dropped for a visitor with more of them.
+MAX_SECRETS = 200
+MAX_TEXTS = 20  # kept of HubSpot's context, and of its links
 
 
 class Answer:
@@ -185,7 +188,7 @@ def _milliseconds(value: str | None) -> float | None:
 def personal_data(visitor: Visitor) -> list[str]:
     """Return the texts of a request that say who the visitor is. Names also word by word: HubSpot may quote a part."""
     names = (visitor.first_name, visitor.last_name)
-    words = [word for name in names for word in re.findall(r"[^\W_]+", name)]
+    words = [word for name in names for word in re.findall(r"[^\W_]{2,}", name)]
     return [visitor.email, *names, *words, *(value for _, value in visitor.context)]
 
 
@@ -213,12 +216,16 @@ def _redacted(text: str, secrets: Sequence[str], anywhere: int) -> str:
         secrets: what to replace. The longest come first, because one may be a part of another.
         anywhere: characters from which a secret is replaced inside of words, too.
     """
-    for secret in sorted({*secrets} - {""}, key=len, reverse=True):
+    distinct = sorted({*secrets} - {""}, key=len, reverse=True)
+    if len(distinct) > MAX_SECRETS:
+        return "***"
+    patterns = []
+    for secret in distinct:
         for spelling in {secret, quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1]}:
             pattern = re.escape(spelling)
-            if len(secret) < anywhere:
-                pattern = rf"(?<![^\W_]){pattern}(?![^\W_])"
-            text = re.sub(pattern, "***", text, flags=re.IGNORECASE)
+            patterns.append(pattern if len(secret) >= anywhere else rf"(?<![^\W_]){pattern}(?![^\W_])")
+    if patterns:
+        text = re.sub("|".join(patterns), "***", text, flags=re.IGNORECASE)
     return re.sub(r"\S+", lambda word: "***" if _AT_SIGN.search(word[0]) else word[0], text)
 
 
@@ -228,18 +235,21 @@ _AT_SIGN = re.compile(r"@|%(?:25)*40")
 def _context(value: object, secrets: Sequence[str]) -> dict[str, list[str]]:
     if not isinstance(value, dict):
         return {}
-    return {
-        _plain(name, secrets): [_plain(text, secrets) for text in texts if isinstance(text, str)]
+    pairs = [
+        (name, text)
         for name, texts in value.items()
         if isinstance(texts, list)
-    }
+        for text in texts
+        if isinstance(text, str)
+    ]
+    context: dict[str, list[str]] = {}
+    for name, text in pairs[:MAX_TEXTS]:
+        context.setdefault(_plain(name, secrets), []).append(_plain(text, secrets))
+    return context
 
 
 def _links(value: object, secrets: Sequence[str]) -> dict[str, str]:
     if not isinstance(value, dict):
         return {}
-    return {
-        _plain(name, secrets): _plain(link, secrets)
-        for name, link in value.items()
-        if isinstance(link, str) and link.startswith("https://")
-    }
+    links = [(name, link) for name, link in value.items() if isinstance(link, str) and link.startswith("https://")]
+    return {_plain(name, secrets): _plain(link, secrets) for name, link in links[:MAX_TEXTS]}

@@ -111,7 +111,15 @@ class Workers:
         self._threads: set[threading.Thread] = set()
         self._deferred_callbacks: list[Callable[[], None]] = []
 
-    def submit(self, key: str, task: Task, seconds: float, on_overdue: Callable[[], None] | None = None) -> Job | None:
+    def submit(
+        self,
+        key: str,
+        task: Task,
+        seconds: float,
+        on_overdue: Callable[[], None] | None = None,
+        *,
+        may_take_last_slot: bool = True,
+    ) -> Job | None:
         """Start a job, or join the one that is under way for the same key. Never waits, opens no socket.
 
         Args:
@@ -119,6 +127,7 @@ class Workers:
             task: what to do.
             seconds: until the deadline.
             on_overdue: called on the thread of a later job if the deadline passed without a result.
+            may_take_last_slot: ``False`` if the job is likely to hang until its deadline.
 
         Returns:
             the job, or ``None`` for "not now".
@@ -128,7 +137,7 @@ class Workers:
             job = self._jobs.get(key)
             if job is not None:
                 return job
-            if len(self._jobs) >= SLOTS:
+            if len(self._jobs) >= (SLOTS if may_take_last_slot else SLOTS - 1):
                 return None
             if len(self._abandoned) >= MAX_ABANDONED_THREADS:
                 log_seldom(

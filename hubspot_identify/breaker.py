@@ -23,8 +23,8 @@ from .exceptions import APIError, HubSpotIdentifyError
 from .failures import (
     CONFIGURATION_STATUSES,
     DAILY_PAUSE,
-    PAUSE_STATUSES,
     REFUSED_STATUSES,
+    asks_to_pause,
     concerns_all_visitors,
     pause_after,
 )
@@ -162,8 +162,9 @@ class Breaker:
         status = error.status if isinstance(error, APIError) else 0
         # A visitor who already failed before the others' last success, or before the cool-down, is no evidence.
         is_evidence = concerns_all_visitors(error) or failing_since > max(self._now() - FAILURE_WINDOW, state.until)
-        if isinstance(error, APIError) and status in PAUSE_STATUSES and concerns_all_visitors(error):
-            self._pause(state, error)
+        if asks_to_pause(error):
+            if failing_since > self._now() - FAILURE_WINDOW:  # a single visitor cannot prolong the pause
+                self._pause(state, error)
         elif self._now() < state.until:
             return  # a call that was under way when the breaker opened
         elif status in REFUSED_STATUSES:

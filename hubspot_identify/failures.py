@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from .exceptions import APIError, CredentialError, HubSpotIdentifyError, TransportError
 
 SHORTEST_PAUSE, USUAL_PAUSE, LONGEST_PAUSE, DAILY_PAUSE = 1.0, 10.0, 60.0, 900.0  # seconds, after 429 and 477
@@ -18,10 +20,16 @@ def concerns_all_visitors(error: HubSpotIdentifyError) -> bool:
     """Return whether no visitor can have caused an error. Any proxy or firewall on the way may send a status."""
     if isinstance(error, TransportError):
         return not error.request_sent
-    if not isinstance(error, APIError):
-        return isinstance(error, CredentialError)
-    is_of_hubspot = bool(error.category or error.policy or error.correlation_id)
-    return error.key_rejected or (error.status in PAUSE_STATUSES and is_of_hubspot)
+    if isinstance(error, APIError):
+        return error.key_rejected
+    return isinstance(error, CredentialError)
+
+
+def asks_to_pause(error: HubSpotIdentifyError) -> TypeGuard[APIError]:
+    """Return whether HubSpot says to wait. A 429 or 477 without a word of HubSpot's is that of a proxy or firewall."""
+    if not isinstance(error, APIError) or error.status not in PAUSE_STATUSES:
+        return False
+    return bool(error.category or error.policy or error.correlation_id)
 
 
 def pause_after(error: APIError) -> float:

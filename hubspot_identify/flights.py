@@ -34,16 +34,27 @@ RETRY_AGAIN = 300.0  # seconds at most, for a visitor who keeps failing: as long
 RETRY_CHANGES = 60.0  # seconds until changed names are tried again that the rate limit has delayed
 
 
-def start_flight(key: str, visitor: Visitor, config: Config) -> Job | None:
-    """Have a token made and cached behind the request. ``None``: not now. Opens no socket and asks no cache.
+def start_flight(key: str, visitor: Visitor, config: Config, *, has_failure: bool = False) -> Job | None:
+    """Schedule the fetch of a token in the background. Opens no socket and does not access the cache.
 
     Args:
         key: of the visitor's cache entry.
         visitor: whom the token is for.
         config: the account.
+        has_failure: whether a failure of the visitor is on record. The calls of such visitors may hang, so one worker
+            slot is kept for the others.
+
+    Returns:
+        the job, or ``None`` if no worker slot is free.
     """
     flight = Flight(key, visitor, config)
-    return get_workers().submit(flight.job_key, flight.fly, config.timeout, on_overdue=flight.give_up)
+    return get_workers().submit(
+        flight.job_key,
+        flight.fly,
+        config.timeout,
+        on_overdue=flight.give_up,
+        may_take_last_slot=not has_failure,
+    )
 
 
 def start_call(visitor: Visitor, config: Config) -> Job | None:

@@ -179,7 +179,8 @@ def _look_up(visitor: Visitor, config: Config) -> Found:
     token = VisitorToken(entry.token, visitor, entry.created_at) if entry.token else None
     if not entry.is_due(visitor, now) or get_breaker(config).is_open_locally:
         return Found(token)
-    return Found(token, start_flight(key, visitor, config), pending=token is None)
+    job = start_flight(key, visitor, config, has_failure=entry.has_failure(now))
+    return Found(token, job, pending=token is None)
 
 
 def _wait(found: Found, seconds: float) -> VisitorToken | None:

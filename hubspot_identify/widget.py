@@ -204,10 +204,11 @@ def _identity(request: HttpRequest | None, config: Config, found: Identification
 def _is_prefetch(request: HttpRequest) -> bool:
     """Return whether the browser fetches the page to show it later, perhaps after a change of user.
 
-    ``Sec-Purpose`` is the standard, and may be ``prefetch;prerender``. Older browsers send the other headers.
+    ``Sec-Purpose`` is the standard, and may be ``prefetch;prerender``. Older browsers, Turbo and htmx send others.
     """
-    purposes = (request.headers.get(name, "") for name in ("Sec-Purpose", "Purpose", "X-Moz"))
-    return any("prefetch" in purpose.lower() for purpose in purposes)
+    names = ("Sec-Purpose", "X-Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")
+    purposes = " ".join(request.headers.get(name, "") for name in names).lower()
+    return "prefetch" in purposes or "preview" in purposes or "HX-Preloaded" in request.headers
 
 
 def _is_streamed(request: HttpRequest) -> bool:

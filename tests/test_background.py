@@ -113,6 +113,13 @@ def test_without_a_free_slot_the_answer_is_not_now(workers: Workers, gate: Gate)
     assert workers.submit("one more", quick, LONG) is not None
 
 
+def test_last_slot_is_kept_from_jobs_that_may_hang(workers: Workers, gate: Gate) -> None:
+    """Jobs that may hang leave a slot to the others."""
+    jobs = [workers.submit(f"key{number}", gate, LONG, may_take_last_slot=False) for number in range(SLOTS)]
+    assert [job is not None for job in jobs] == [True] * (SLOTS - 1) + [False]
+    assert submit(workers, "another", gate).key == "another"
+
+
 def test_each_job_has_a_client_of_its_own(workers: Workers) -> None:
     """No connection is passed from one visitor's call to the next."""
     clients: list[TokenClient] = []

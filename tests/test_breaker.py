@@ -640,10 +640,15 @@ def test_pause_of_an_intermediary_is_one_failure(breaker: Breaker, status: int) 
 
 
 @pytest.mark.parametrize("status", [429, 477])
-def test_pause_of_hubspot_itself_does_not_depend_on_the_visitor(breaker: Breaker, status: int) -> None:
-    """HubSpot's own body counts also where the visitor has failed for long."""
-    fail(breaker, 1, answer(status, body=b'{"errorType": "RATE_LIMIT"}'), since=0.0)
+def test_visitor_cannot_prolong_a_pause(breaker: Breaker, clock: Clock, status: int) -> None:
+    """A gateway on the way may send such a body to one visitor. It stops the calls for all visitors only once."""
+    error = answer(status, {"Retry-After": "60"}, b'{"category": "waf"}')
+    started = clock()
+    fail(breaker, 1, error, visitor=ADA)
     assert not breaker.allows_call()
+    clock.pass_by(61)
+    fail(breaker, 1, error, visitor=ADA, since=started)
+    assert breaker.allows_call()
 
 
 def test_a_pause_never_shortens_an_opening(breaker: Breaker, clock: Clock) -> None:

@@ -15,7 +15,7 @@ import responses
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hubspot_identify.answers import MAX_TEXT, error_of, parse_retry_after, personal_data
+from hubspot_identify.answers import MAX_SECRETS, MAX_TEXT, MAX_TEXTS, error_of, parse_retry_after, personal_data
 from hubspot_identify.client import TokenClient
 from hubspot_identify.conf import build_config
 from hubspot_identify.exceptions import (
@@ -339,7 +339,7 @@ def test_error_reporters_find_no_text_of_hubspot() -> None:
     [
         ("ADA or ada or Ada%20Lovelace", "*** or *** or ***%20***"),
         ("{\\nAda\\n}", "{\\n***\\n}"),
-        ("name=O%27Brien O&#39;Brien O'BRIEN O+Brien", "name=*** ***&#39;*** *** ***+***"),
+        ("name=O%27Brien O&#39;Brien O'BRIEN O+Brien", "name=*** O&#39;*** *** O+***"),
         ("Zo%C3%AB zo\\u00eb Zoë ZOË", "*** *** *** ***"),
         ("an order of an Li Lima", "*** order of *** *** Lima"),
         ("plan=Gold+%2B or gold + or gold", "plan=*** or *** or gold"),
@@ -359,6 +359,23 @@ def test_hubspots_texts_name_no_visitor(message: str, kept: str) -> None:
     assert error.hubspot_message == kept
     assert error.context == {kept: [kept]}
     assert error.links == {kept: f"https://x.example/ {kept}"}
+
+
+def test_little_is_kept_of_a_long_response() -> None:
+    """A server that sends thousands of texts does not keep a thread busy with replacing names in them."""
+    many = {f"name{number}": [f"text{number}"] for number in range(10 * MAX_TEXTS)}
+    links = {name: f"https://{text}.example/" for name, (text,) in many.items()}
+    error = error_of(400, {}, json.dumps({"context": many, "links": links}).encode(), secrets=["key"])
+    assert isinstance(error, APIError)
+    assert (len(error.context), len(error.links)) == (MAX_TEXTS, MAX_TEXTS)
+
+
+def test_nothing_is_kept_for_a_visitor_with_too_much_to_replace() -> None:
+    """A name of hundreds of words does not keep a thread busy either."""
+    secrets = [f"secret{number}" for number in range(MAX_SECRETS + 1)]
+    error = error_of(400, {}, json.dumps({"category": "A", "message": "secret7"}).encode(), secrets=secrets)
+    assert isinstance(error, APIError)
+    assert (error.category, error.hubspot_message) == ("", "***")
 
 
 @pytest.mark.parametrize("field", ["category", "correlationId", "policyName"])

@@ -280,7 +280,11 @@ PREFETCHES = [
     {"HTTP_SEC_PURPOSE": "prefetch;prerender"},
     {"HTTP_SEC_PURPOSE": "prefetch;anonymous-client-ip"},
     {"HTTP_PURPOSE": "prefetch"},
+    {"HTTP_PURPOSE": "preview"},
+    {"HTTP_X_PURPOSE": "preview"},
+    {"HTTP_X_SEC_PURPOSE": "prefetch"},
     {"HTTP_X_MOZ": "Prefetch"},
+    {"HTTP_HX_PRELOADED": "true"},
 ]
 
 
