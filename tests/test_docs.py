@@ -249,10 +249,7 @@ def test_use_from_python_runs(settings: Settings, token_server: TokenServer) -> 
 def test_numbers_are_those_of_the_code() -> None:
     """Ages, limits and pauses that the README tells are the constants."""
     said = words_of(README)
-    script = Path(hubspot_identify.__file__).with_name("static") / "hubspot_identify/identify.js"
-    (delays,) = re.findall(r"ASK_AGAIN = (\[.+?\]); // milliseconds", script.read_text("utf-8"))
     for words in (
-        f"longer than the script waits, about {round(sum(ast.literal_eval(delays)) / 500) / 2:g} seconds",
         f"after {breaker.FAILURES} failures of at least {breaker.VISITORS} visitors in {breaker.FAILURE_WINDOW:g} s",
         f"for {breaker.COOL_DOWN:g} s, doubling up to {breaker.LONGEST_COOL_DOWN / 60:g} min",
         f"after about {tokens.RENEW_AFTER / tokens.HOUR:g} of its 12 hours",

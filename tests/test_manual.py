@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management import BaseCommand
-from docutils import nodes
-from docutils.core import publish_doctree
+from support.manual import table_of
 
 import hubspot_identify
 from hubspot_identify import exceptions, flights, services, signals, testing
@@ -23,18 +22,10 @@ from hubspot_identify.doctor.findings import Finding
 from hubspot_identify.management.commands import hubspot_doctor
 
 DOCS = Path(__file__).parents[1] / "docs"
-STATIC = Path(hubspot_identify.__file__).parent / "static/hubspot_identify"
 
 
 def text_of(page: str) -> str:
     return (DOCS / f"{page}.rst").read_text("utf-8")
-
-
-def table_of(page: str, number: int = 0) -> list[list[str]]:
-    """The rows of a table of a page, in plain text, without the head."""
-    document = publish_doctree(text_of(page), settings_overrides={"report_level": 2, "halt_level": 2})
-    body = list(document.findall(nodes.tbody))[number]
-    return [[" ".join(cell.astext().split()) for cell in row.children] for row in body.children]
 
 
 def code_blocks(page: str, language: str = "python") -> list[str]:
@@ -125,39 +116,6 @@ def test_the_doctors_options() -> None:
     parser = hubspot_doctor.Command().create_parser("manage.py", "hubspot_doctor")
     django = BaseCommand().create_parser("manage.py", "another")
     assert set(told) == {*parser._option_string_actions} - {*django._option_string_actions}
-
-
-def test_methods_events_and_attributes_of_the_script() -> None:
-    """The page on the browser has the methods, events, reasons, attributes and variables that the scripts have."""
-    script, launcher = ((STATIC / name).read_text("utf-8") for name in ("identify.js", "launcher.js"))
-    (api,) = re.findall(r"const api = .*?\{\n(.*?)\n  \}\);", script, re.DOTALL)
-    methods = re.findall(r"^    (\w+)(?:\(\w*\) \{|: \(\))", api, re.MULTILINE)
-    assert [row[0].removesuffix("()") for row in table_of("browser", 0)] == methods
-
-    (of_hubspot,) = re.findall(r"EVENTS =\n(.*?);", script, re.DOTALL)
-    hubspots = " ".join(re.findall(r'"(.+?)"', of_hubspot)).split()
-    (kinds,) = re.findall(r'const kind = delivered \? "(\w+)" : "(\w+)"', script)
-    reasons = set(re.findall(r'fail\("(\w+)"\)|emit\("failed", \{ reason: "(\w+)"', script))
-    *own, last = table_of("browser", 1)
-    assert {row[0] for row in own} == {*re.findall(r'emit\("(\w+)"', script), *kinds}
-    assert sorted(last[0].split(", ")) == sorted(hubspots)
-    (failed,) = (row[1] for row in own if row[0] == "failed")
-    assert set(re.findall(r"(\w+) \(", failed)) == {one or other for one, other in reasons}
-
-    told = [
-        re.sub("-(.)", lambda found: found[1].upper(), name[5:])
-        for row in table_of("browser", 2)
-        for name in row[0].split(", ")
-    ]
-    (spread,) = re.findall(r"const \{ (.+?), \.\.\.rest \} = script\.dataset", script)
-    assert sorted(told) == sorted({*re.findall(r"(?:config|rest)\.(\w+)", script), *re.findall(r"(\w+):", spread)})
-
-    (colours,) = code_blocks("browser", "css")
-    variables = re.findall(r"(--[\w-]+):", colours)
-    assert sorted(variables) == sorted(set(re.findall(r"var\((--[\w-]+)", launcher)))
-    words = ", ".join(re.findall(r'^    (\w+): "', launcher, re.MULTILINE))
-    assert words == "open, loading, unavailable"
-    assert "``open``, ``loading`` and ``unavailable``" in text_of("browser")
 
 
 def test_the_reference_has_every_public_function_and_error() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from django.contrib.staticfiles.finders import find
 from playwright.sync_api import expect
+from support.manual import table_of
 from support.programs import require
 
 from browser.conftest import Visit
@@ -163,6 +164,14 @@ def without_comments(text: str) -> str:
     for start, end in reversed(json.loads(output)):
         text = text[:start] + text[end:]
     return "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
+
+
+def test_manual_documents_the_methods(visit: Visit, site: Site) -> None:
+    """The page on the browser lists the methods that the script provides."""
+    site.page("/", "{% hubspot_identify %}")
+    visit.go()
+    documented = {name for row in table_of("browser") for name in re.findall(r"(\w+)\(", row[0])}
+    assert set(visit.run("Object.keys(hubspotIdentify)")) == documented
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
