@@ -18,8 +18,8 @@ HOST = "www.shop.test"
 WITNESS = """
 if (window.top === window) {
   window.heard = [];
-  const dispatch = document.dispatchEvent;
-  document.dispatchEvent = function (event) {
+  const dispatch = EventTarget.prototype.dispatchEvent;
+  EventTarget.prototype.dispatchEvent = function (event) {
     if (event.type.startsWith("hubspot-identify:")) {
       heard.push([event.type.slice("hubspot-identify:".length), event.detail]);
     }

@@ -9,7 +9,10 @@ interface Document {
 }
 
 interface PerformanceEntry {
-  // of the one entry of type "navigation"
+  // Of the entry of type "navigation".
   readonly type?: string;
   readonly transferSize?: number;
+  readonly encodedBodySize?: number;
+  readonly deliveryType?: string;
+  readonly activationStart?: number;
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -56,6 +57,7 @@ class Site:
         self.origin = ""
         self.pages: dict[str, Page] = {}
         self.requests: list[str] = []
+        self.has_request = threading.Condition()
         #: What the identity endpoint says, one after the other, before it is the app's own again.
         self.answers: list[HttpResponse | Callable[[], HttpResponse]] = []
 
@@ -69,6 +71,11 @@ class Site:
     def asked(self, prefix: str) -> list[str]:
         """The requests under a path, in their order."""
         return [each for each in self.requests if each.startswith(prefix)]
+
+    def wait_for_request(self, prefix: str) -> None:
+        """Wait for the first request under a path. For browsers that no test controls."""
+        with self.has_request:
+            assert self.has_request.wait_for(lambda: self.asked(prefix), 60), self.requests
 
     @property
     def calls(self) -> int:
@@ -91,7 +98,9 @@ def middleware(get_response: View) -> View:
     """Counts, logs in by a cookie, and lets the tests speak for the endpoint."""
 
     def handle(request: HttpRequest) -> HttpResponseBase:
-        site.requests.append(request.path)
+        with site.has_request:
+            site.requests.append(request.path)
+            site.has_request.notify_all()
         name = request.COOKIES.get("user")
         request.user = User(pk=len(name), email=f"{name}@example.com") if name else AnonymousUser()
         page = site.pages.get(request.path)

@@ -69,6 +69,21 @@ def test_the_same_visitors_page_from_that_cache_goes_on(visit: Visit, site: Site
     assert visit.happened("reset") == []
 
 
+def test_injected_container_does_not_keep_the_chat_visible(visit: Visit, site: Site) -> None:
+    """Markup that looks like HubSpot's container stands above it. The former visitor's chat is hidden nevertheless."""
+    site.page("/", f'<div id="{CONTAINER[1:]}"><iframe srcdoc="a picture"></iframe></div>{{% hubspot_identify %}}')
+    site.page("/between/", "Logged out.")
+    visit.page.add_init_script(COUNT_RETURNS.replace(CONTAINER, f"body > {CONTAINER}:last-of-type"))
+    visit.log_in("ada")
+    chat = visit.page.locator(CONTAINER).last
+    expect(chat.locator("iframe").content_frame.locator("body")).to_have_attribute("data-visitor", "ada@example.com")
+    visit.log_out("/between/")
+    go_back(visit)
+    assert visit.run("atReturn") == "hidden"
+    expect(chat.locator("iframe").content_frame.locator("body")).to_have_attribute("data-visitor", "unknown")
+    expect(chat).to_be_visible()
+
+
 @pytest.mark.parametrize("log_out_page", ["Logged out.", "{% hubspot_identify %}"], ids=["without the tag", "with it"])
 def test_a_conversation_of_before_the_log_in_does_not_come_back(visit: Visit, site: Site, log_out_page: str) -> None:
     """Chatted as nobody, logged in on another page, logged out: the next person goes back to the first page."""
@@ -92,8 +107,8 @@ def test_a_conversation_of_before_the_log_in_does_not_come_back(visit: Visit, si
     assert "of before" not in visit.run("document.querySelector('iframe').contentDocument.body.textContent")
 
 
-def test_where_nobody_can_say_who_came_back_the_chat_is_nobodys(visit: Visit, site: Site) -> None:
-    """With the endpoint in trouble the former visitor's chat is not shown, and there is one all the same."""
+def test_chat_stays_hidden_until_the_endpoint_says_who_came_back(visit: Visit, site: Site) -> None:
+    """While the endpoint fails, the former visitor's chat is not shown. Afterwards there is a chat again."""
     site.page("/", "{% hubspot_identify %}")
     site.page("/between/", "Another page.")
     visit.page.add_init_script(COUNT_RETURNS)
@@ -103,6 +118,10 @@ def test_where_nobody_can_say_who_came_back_the_chat_is_nobodys(visit: Visit, si
     site.answers = [HttpResponse(status=500) for _ in range(9)]
     go_back(visit)
     visit.wait_heard("failed")
+    expect(visit.container).to_be_hidden()
+    site.answers = []
+    visit.page.context.clear_cookies(name="user")
+    visit.run("dispatchEvent(new Event('online'))")
     visit.wait_for("reset")
     visit.expect_visitor("unknown")
     expect(visit.container).to_be_visible()

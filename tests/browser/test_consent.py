@@ -9,6 +9,7 @@ from support.pages import django_template
 
 from browser.conftest import Visit
 from browser.site import PORTAL, Site
+from browser.test_security import ADA, INJECTED_ELEMENT
 
 pytestmark = pytest.mark.browser
 
@@ -60,6 +61,24 @@ def test_consent_that_is_taken_back(visit: Visit, site: Site) -> None:
     assert visit.status["state"] == "waiting"
     visit.run("new Promise(requestIdleCallback)")
     assert told_hubspot(site) == []
+
+
+@pytest.mark.parametrize("load_on", ["page", "never"])
+def test_injected_element_takes_no_part_in_consent(visit: Visit, site: Site, load_on: str) -> None:
+    """An inert element above the tag's looks the same. The answers of the consent manager reach the right one."""
+    for page in site.pages.values():
+        page.template = INJECTED_ELEMENT.format(load_on) + page.template
+    visit.log_in("ada", then="/agreed/")
+    visit.expect_visitor("ada")
+    assert [each["email"] for each in visit.happened("identity read")] == [ADA]
+    visit.run("window.sameDocument = true")
+    visit.run("onChatConsent(false)")
+    expect(visit.container).to_have_count(0)
+    assert visit.run("localStorage.length") == 0
+    visit.run("onChatConsent(true)")
+    visit.expect_visitor("ada")
+    assert visit.run("window.sameDocument")
+    assert site.asked("/evil/") == []
 
 
 def test_the_next_page_cleans_up(visit: Visit, site: Site) -> None:

@@ -146,6 +146,21 @@ def test_a_swap_that_changes_the_address_keeps_one_chat(visit: Visit, site: Site
 
 
 @HTMX
+def test_injected_container_is_not_stored_in_place_of_the_chat(visit: Visit, site: Site, framework: str) -> None:
+    """Markup that looks like HubSpot's container stands above it. htmx stores the page without the chat."""
+    tag = f'<div id="{CONTAINER[1:]}"><iframe srcdoc="a picture"></iframe></div>{{% hubspot_identify %}}'
+    write_pages(site, framework, tag)
+    visit.log_in("ada")
+    body = visit.page.locator(f"{CONTAINER} iframe").last.content_frame.locator("body")
+    expect(body).to_have_attribute("data-visitor", ADA)
+    visit.wait_heard("identified")
+    follow(visit, "two", "/two/")
+    assert "/</h1>" in stored(visit)
+    assert "/sandbox/chat/" not in stored(visit)
+    expect(body).to_have_attribute("data-visitor", ADA)
+
+
+@HTMX
 def test_a_chat_in_use_survives_a_swap_beside_it(visit: Visit, site: Site, framework: str) -> None:
     """A half typed message is still there after a part of the page was swapped and pushed; nothing is stored."""
     script = f'<script src="{require_package(PACKAGES[framework])}"></script>'

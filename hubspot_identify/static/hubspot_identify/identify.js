@@ -12,17 +12,7 @@
   "use strict";
 
   const STORAGE_KEY = "hubspot-identify:subject";
-  const CONTAINER_ID = "hubspot-messages-iframe-container";
-  const CHAT_COOKIES =
-    "messagesUtk hs-messages-is-open hs-messages-hide-welcome-message hs-messages-widget-position_left " +
-    "hs-messages-widget-position_right hs-messages-widget-size";
-  const WIDGET_EVENTS =
-    "conversationStarted conversationClosed userSelectedThread unreadConversationCountChanged contactAssociated " +
-    "userInteractedWithWidget widgetLoaded widgetHidden widgetClosed quickReplyButtonClick";
-  // All times are in milliseconds.
-  const POLL_DELAYS = [400, 1000, 2000]; // between requests while the endpoint responds with 202
-  const MIN_CALL_INTERVAL = 1200; // HubSpot drops a load() or refresh() within a second of the previous one
-  const STUCK_AFTER = 15000; // a widget that is pending for longer does not recover without help
+  const CONTAINER = "#hubspot-messages-iframe-container";
 
   // ---- Access to the page. Injected markup must not replace a property: <a id="hsVars"> defines window.hsVars, and
   // <img name="currentScript"> hides document.currentScript.
@@ -50,34 +40,42 @@
   let config = ownProperties();
   let loadRequested = false; // by LOAD_ON, or by the page through load() or open()
 
-  const visitor = {
-    subject: undefined, // undefined: not known yet, "": anonymous, otherwise an opaque digest
-    identity: null, // {email, token, expires_in, expiresAt}
-    requestId: 0, // a response to an older request is ignored
-    isRequesting: false,
-  };
+  /**
+   * Who uses the site:
+   *
+   * subject         undefined: not known yet, "": anonymous, otherwise an opaque digest
+   * email, token    "": anonymous, not identified yet, or expired
+   * request         the request in progress; the response to an older one is ignored
+   * requestedAt
+   * failures        of the endpoint, in succession
+   * mayHaveChanged  since the last response; if the next request fails, the subject is no longer trusted
+   * isUncertain     a visitor was here before, and the present one is unknown: no chat is visible
+   * overruled       the stored subject that was overwritten, although the visitor was the same
+   */
+  const visitor = ownProperties({ email: "", token: "", failures: 0 });
 
-  const widget = {
-    phase: "waiting", // then "loading", then "ready", "hidden" or "failed"
-    token: undefined, // undefined: not started, "": started for an anonymous visitor
-    container: null,
-    inUse: false, // the visitor has opened the chat, so it must not be rebuilt
-    openWhenReady: false,
-    mustReset: false, // it shows the chat of a former visitor
-    needsRefresh: false, // the address has changed since HubSpot selected the chatflow
-    announced: "", // the last of "identified" and "anonymous" that was emitted
-    restarted: false, // once, after it was stuck
-    calledAt: 0,
-    pendingSince: 0,
-    ignorePageHold: false, // the page set loadImmediately: false, and then called load() or open()
-    heldSettings: undefined, // the settings object in which this script set loadImmediately: false
-  };
+  /**
+   * HubSpot's widget:
+   *
+   * phase           "waiting", then "loading", then "ready", "hidden" or "failed"
+   * token           undefined: not started, "": started for an anonymous visitor
+   * containers      HubSpot's, and injected elements that look the same
+   * inUse           the visitor has opened the chat, so it must not be rebuilt
+   * openWhenReady
+   * mustReset       it shows the chat of a former visitor, and is hidden until it is reset
+   * needsRefresh    the address has changed since HubSpot selected the chatflow
+   * announced       the last of "identified" and "anonymous" that was emitted
+   * restarted       once, after it was stuck
+   * calledAt, pendingSince
+   * ignorePageHold  the page set loadImmediately: false, and then called load() or open()
+   * heldSettings    the settings object in which this script set loadImmediately: false
+   */
+  const widget = ownProperties({ phase: "waiting", containers: [] });
 
-  const page = {
-    address: location.pathname + location.search,
-    isHidden: false, // the chat is invisible, because the visitor may have changed since the page was left
-    threadWhenLeft: undefined,
-  };
+  const currentAddress = () => location.pathname + location.search;
+
+  /** The page: its address, and its threadWhenLeft for the back/forward cache. */
+  const page = ownProperties({ address: currentAddress() });
 
   // ---- Helpers
 
@@ -90,25 +88,26 @@
   }
 
   function emit(name, detail) {
-    document.dispatchEvent(new CustomEvent(`hubspot-identify:${name}`, ownProperties({ detail })));
+    const options = ownProperties({ detail });
+    documentValue("dispatchEvent").call(document, new CustomEvent(`hubspot-identify:${name}`, options));
   }
 
   function fail(reason) {
+    if (widget.phase !== "failed") emit("failed", { reason });
     widget.phase = "failed";
-    emit("failed", { reason });
   }
 
   /** The absolute URL, or "" unless it is secure or of this origin. Ignores <base>, which may be injected. */
   function safeUrl(text) {
     const { href, origin } = new URL(text, location.origin);
-    const isSecure = /^https:|^http:\/\/(localhost|127\.0\.0\.1|\[::1\])(:|$)/.test(origin);
-    return isSecure || origin === location.origin ? href : "";
+    if (origin === location.origin) return href;
+    return /^https:|^http:\/\/(localhost|127\.0\.0\.1|\[::1\])(:|$)/.test(origin) ? href : "";
   }
 
   function addScript(url) {
     const script = document.createElement("script");
     script.src = safeUrl(url);
-    script.nonce = currentScript.nonce;
+    script.nonce = config.nonce; // of the element that names the URL: the page's own, or none
     document.head.append(script);
     return script;
   }
@@ -120,36 +119,31 @@
   /** Does what HubSpot's clear() does, which is not available before the widget has loaded. */
   function deleteChatCookies() {
     const domain = location.hostname.replace(/^www\./, "");
-    for (const name of CHAT_COOKIES.split(" ")) {
+    const names =
+      "messagesUtk hs-messages-is-open hs-messages-hide-welcome-message hs-messages-widget-position_left " +
+      "hs-messages-widget-position_right hs-messages-widget-size";
+    for (const name of names.split(" ")) {
       Reflect.set(Document.prototype, "cookie", `${name}=; max-age=0; path=/; domain=.${domain}`, document);
     }
   }
 
-  /** Stores the subject for later pages and other tabs, and returns the one that was stored before. */
-  function swapStoredSubject(subject) {
+  /** The subject that this or another tab has stored. If storage is unavailable, no other visitor is known. */
+  function storedSubject(method = "getItem", ...values) {
     try {
-      const before = localStorage.getItem(STORAGE_KEY);
-      if (subject) localStorage.setItem(STORAGE_KEY, subject);
-      else localStorage.removeItem(STORAGE_KEY);
-      addEventListener("storage", onStorage);
-      return before;
+      return localStorage[method](STORAGE_KEY, ...values) ?? "";
     } catch {
-      return null;
+      return visitor.subject;
     }
-  }
-
-  function onStorage({ key, newValue }) {
-    if ((key ?? STORAGE_KEY) === STORAGE_KEY && (newValue ?? "") !== visitor.subject) recheckVisitor();
   }
 
   function writeSettings() {
     let settings = windowValue("hsConversationsSettings");
     if (!settings) window.hsConversationsSettings = settings = {};
     for (const [key, value] of Object.entries(JSON.parse(config.widget || "{}"))) settings[key] ??= value;
-    const { email, token } = visitor.identity ?? ownProperties();
-    for (const [key, value] of Object.entries({ identificationEmail: email, identificationToken: token })) {
+    const identity = { identificationEmail: visitor.email, identificationToken: visitor.token };
+    for (const [key, value] of Object.entries(identity)) {
       delete settings[key];
-      if (value || settings[key]) settings[key] = value ?? ""; // "" hides an inherited value from HubSpot
+      if (value || settings[key]) settings[key] = value; // "" hides an inherited value from HubSpot
     }
     return settings;
   }
@@ -157,82 +151,95 @@
   // ---- The visitor
 
   /** Requests the visitor again. Until the response arrives, the widget stays as it is. */
-  function recheckVisitor() {
+  function recheckVisitor(mayHaveChanged) {
+    visitor.mayHaveChanged ||= mayHaveChanged;
+    if (!config.endpoint && !mayHaveChanged) return reconcile();
     if (loadRequested) {
-      visitor.requestId++;
-      visitor.isRequesting = true;
+      visitor.request = {};
       return schedule(requestVisitor, 200);
     }
     visitor.subject = undefined; // start() sends the request
-    visitor.identity = null;
-    writeSettings();
+    setIdentity();
   }
 
   async function requestVisitor() {
-    const id = ++visitor.requestId;
-    visitor.isRequesting = true;
+    const request = (visitor.request = {});
+    const stored = storedSubject();
+    visitor.requestedAt = Date.now();
     let answer;
     try {
-      for (const delay of config.endpoint ? [...POLL_DELAYS, 0] : []) {
-        const options = {
-          headers: { "X-HubSpot-Identify": "1" },
-          mode: "same-origin",
-          cache: "no-store",
-          redirect: "error",
-          signal: AbortSignal.timeout(5000),
-        };
+      // While the endpoint responds with 202, it is worth waiting for the token.
+      for (const delay of config.endpoint ? [400, 1000, 2000, 0] : []) {
+        const headers = { "X-HubSpot-Identify": "1" };
+        const signal = AbortSignal.timeout(5000);
+        const options = { headers, signal, mode: "same-origin", cache: "no-store", redirect: "manual" };
         const response = await fetch(safeUrl(config.endpoint), ownProperties(options));
-        answer = response.ok ? await response.json() : null;
-        if (response.status !== 202 || !delay || id !== visitor.requestId) break;
+        // A redirect (status 0) or another page in place of the response suggests that the session has ended.
+        visitor.mayHaveChanged ||= response.status < 500;
+        if (response.ok) answer = await response.json();
+        if (response.status !== 202 || !delay || request !== visitor.request) break;
         await new Promise((resolve) => setTimeout(resolve, delay));
       }
     } catch {
-      answer = null;
+      // Without a response the visitor is unknown.
     }
-    if (id === visitor.requestId) setVisitor(answer);
+    if (request !== visitor.request) return;
+    // Another tab has stored a different visitor since the request: the response may be older than the change.
+    if (storedSubject() !== stored) recheckVisitor();
+    else setVisitor(answer);
   }
 
   /** Takes {subject, identity}. With anything else the visitor is unknown. */
   function setVisitor(answer) {
     unschedule(requestVisitor);
-    visitor.requestId++;
-    visitor.isRequesting = false;
+    visitor.request = undefined;
     const { subject, identity } = ownProperties(answer);
-    visitor.identity = subject && identity ? ownProperties(identity) : null;
-    writeSettings(); // before a reset, during which HubSpot reads them
-    if (visitor.identity) {
-      visitor.identity.expiresAt = Date.now() + visitor.identity.expires_in * 1000;
-      schedule(onExpiry, visitor.identity.expires_in * 1000);
-    }
+    setIdentity(subject && identity); // before a reset, during which HubSpot reads it
+    const stored = storedSubject();
+    const former = visitor.subject || stored;
     if (subject !== undefined) {
-      const stored = subject === visitor.subject ? subject : swapStoredSubject(subject);
-      const former = visitor.subject || stored;
-      visitor.subject = subject ?? "";
-      if (former && former !== subject) {
+      const known = subject ?? "";
+      // One session can have different subjects in two tabs (two accounts). They overwrite each other only once.
+      if (stored !== known && (known !== visitor.subject || stored !== visitor.overruled)) {
+        visitor.overruled = known === visitor.subject && stored;
+        storedSubject(known ? "setItem" : "removeItem", known);
+      }
+      visitor.subject = known;
+      if (former && former !== known) {
         widget.mustReset = true;
         deleteChatCookies();
         emit("reset");
-      } else setChatHidden(false);
+      }
+      visitor.failures = 0;
+      visitor.mayHaveChanged = visitor.isUncertain = false;
     } else {
-      widget.mustReset ||= !!widget.token && (page.isHidden || !config.endpoint);
-      setChatHidden(false);
-      emit("failed", { reason: "endpoint" });
+      if (!visitor.failures++) emit("failed", { reason: "endpoint" });
+      visitor.isUncertain = former && (visitor.mayHaveChanged || stored !== visitor.subject);
+      // After 2 s, then after twice as long each time, at most after 5 min.
+      if (former && config.endpoint) schedule(requestVisitor, Math.min(1000 * 2 ** visitor.failures, 3e5));
     }
     reconcile();
   }
 
-  function onExpiry() {
-    if (!visitor.identity || Date.now() < visitor.identity.expiresAt) return;
-    visitor.identity = null;
+  function setIdentity(identity) {
+    const { email, token, expires_in } = ownProperties(identity);
+    visitor.email = email ?? "";
+    visitor.token = token ?? "";
     writeSettings();
-    if (config.endpoint) recheckVisitor();
+    if (token) schedule(onExpiry, expires_in * 1000);
+  }
+
+  function onExpiry() {
+    setIdentity();
+    recheckVisitor();
   }
 
   // ---- The widget
 
   function reconcile() {
     unschedule(reconcile);
-    if (visitor.isRequesting || !loadRequested || !hubspot()?.widget) return;
+    hidingSheet.disabled = !(visitor.isUncertain || widget.mustReset);
+    if (visitor.request || visitor.isUncertain || !loadRequested || !hubspot()?.widget) return;
     try {
       const { loaded, pending } = widgetStatus();
       const isPending = pending || (widget.token !== undefined && !loaded && widget.phase === "loading");
@@ -255,30 +262,28 @@
 
   /** Returns the name of the next step, or nothing where the widget needs none. Has no side effects. */
   function nextStep({ visitor, widget, loaded, isPending }, now) {
-    const wasStarted = widget.token !== undefined;
     if (isPending) {
-      // No call cancels a load: the visitor that it was started for would be shown afterwards.
-      if (now < widget.pendingSince + STUCK_AFTER || (widget.inUse && !widget.mustReset)) return "pollAgain";
+      // No call cancels a load: the visitor that it was started for would be shown afterwards. After 15 s it is stuck.
+      if (now < widget.pendingSince + 15000 || (widget.inUse && !widget.mustReset)) return "wait";
       if (widget.mustReset) return "reloadPage";
       return widget.restarted ? "giveUp" : "restart";
     }
-    if (wasStarted && widget.mustReset) return "reset";
+    if (widget.mustReset && widget.token !== undefined) return "reset";
     let step;
-    if (!wasStarted) step = "load";
+    if (widget.token === undefined) step = "load";
     else if (!loaded && widget.phase !== "hidden") return; // the page has removed the widget
-    else if (loaded && widget.container?.isConnected === false) step = "rebuild";
+    else if (loaded && isContainerLost(widget)) step = "rebuild";
     else if (!widget.inUse && (hasNewToken(visitor, widget) || widget.needsRefresh)) step = "refresh";
     else return "announce";
-    return now < widget.calledAt + MIN_CALL_INTERVAL ? "waitForThrottle" : step;
+    return now < widget.calledAt + 1200 ? "wait" : step; // HubSpot drops a call within a second of the previous one
   }
 
-  const hasNewToken = ({ identity }, { token }) => Boolean(identity) && identity.token !== token;
+  const hasNewToken = (visitor, widget) => visitor.token && visitor.token !== widget.token;
 
   const steps = ownProperties({
-    pollAgain: () => schedule(reconcile, 1000),
-    waitForThrottle: () => schedule(reconcile, widget.calledAt + MIN_CALL_INTERVAL - Date.now()),
+    wait: () => schedule(reconcile, 400),
     reloadPage: () => location.reload(),
-    giveUp: () => widget.phase === "failed" || fail("widget"),
+    giveUp: () => fail("widget"),
 
     restart() {
       widget.restarted = true;
@@ -288,17 +293,17 @@
     load() {
       widget.mustReset = false;
       const settings = writeSettings();
-      const isHeldByPage = settings.loadImmediately === false && settings !== widget.heldSettings;
-      if (isHeldByPage && !widget.ignorePageHold) return;
-      beginCall(visitor.identity?.token ?? "");
+      const isHeld = settings.loadImmediately === false && settings !== widget.heldSettings;
+      if (isHeld && !widget.ignorePageHold) return;
+      beginCall(visitor.token);
       hubspot().widget.load();
       if (settings === widget.heldSettings) delete settings.loadImmediately;
     },
 
     refresh() {
-      const setIdentification = hasNewToken(visitor, widget);
-      beginCall(visitor.identity?.token ?? widget.token);
-      hubspot().widget.refresh(ownProperties(setIdentification && { setIdentification }));
+      const options = ownProperties(hasNewToken(visitor, widget) && { setIdentification: true });
+      beginCall(visitor.token || widget.token);
+      hubspot().widget.refresh(options);
     },
 
     /** A rebuilt widget is anonymous. The next refresh() identifies it. */
@@ -313,7 +318,7 @@
       widget.mustReset = false;
       widget.announced = "";
       deleteChatCookies();
-      beginLoading(visitor.identity?.token ?? "");
+      beginLoading(visitor.token);
       hubspot().clear({ resetWidget: true });
       if (writeSettings().loadImmediately === false) hubspot().widget.load();
     },
@@ -333,17 +338,22 @@
     if (!windowValue("hsVars")) {
       Object.defineProperty(window, "hsVars", ownProperties({ writable: true, configurable: true }));
     }
-    schedule(reconcile, 1000);
+    steps.wait();
   }
 
   function beginLoading(token) {
-    widget.phase = "loading";
-    widget.container = null;
-    page.isHidden = widget.inUse = false;
     beginCall(token);
+    widget.phase = "loading";
+    widget.containers = [];
+    widget.inUse = false;
   }
 
-  const eventHandlers = WIDGET_EVENTS.split(" ").map((name) => [name, (detail) => onWidgetEvent(name, detail)]);
+  const eventHandlers = (
+    "conversationStarted conversationClosed userSelectedThread unreadConversationCountChanged contactAssociated " +
+    "userInteractedWithWidget widgetLoaded widgetHidden widgetClosed quickReplyButtonClick"
+  )
+    .split(" ")
+    .map((name) => [name, (detail) => onWidgetEvent(name, detail)]);
 
   /** HubSpot calls this after each start and reset, sometimes more than once. */
   function onHubSpotReady() {
@@ -376,7 +386,13 @@
   function onWidgetReady() {
     widget.phase = "ready";
     widget.restarted = false;
-    setContainer(document.querySelector(`#${CONTAINER_ID}:has(iframe)`)); // an injected one has no iframe
+    widget.containers = findContainers();
+    for (const container of widget.containers) {
+      container.setAttribute("data-hubspot-identify", "");
+      for (const parent of [document.documentElement, container.parentNode]) {
+        observer.observe(parent, ownProperties({ childList: true }));
+      }
+    }
     emit("ready");
     if (widget.openWhenReady && !widget.mustReset) api.open();
   }
@@ -384,84 +400,82 @@
   /** Keeps htmx from storing the page while the chat is in use. */
   function setInUse(inUse) {
     widget.inUse = inUse;
-    widget.container?.setAttribute("data-hx-history", String(!inUse));
+    for (const container of widget.containers) container.setAttribute("data-hx-history", String(!inUse));
   }
 
   // ---- The container, in pages whose body is replaced (htmx, Turbo)
 
   const observer = new MutationObserver(() => {
     // A body restored from a snapshot contains a copy of the container, whose iframe does not work.
-    for (const element of document.querySelectorAll(`#${CONTAINER_ID}[data-hubspot-identify]`)) {
-      if (element !== widget.container) element.remove();
+    for (const element of findContainers()) {
+      if (element.hasAttribute("data-hubspot-identify") && !widget.containers.includes(element)) element.remove();
     }
-    if (widget.container?.isConnected === false) recheckVisitor();
+    // While the endpoint fails, its request is repeated anyway, and not for each change of the page.
+    if (!visitor.failures && isContainerLost(widget)) recheckVisitor(true);
   });
+  const findContainers = () => [...documentValue("querySelectorAll").call(document, CONTAINER)];
+  const isContainerLost = ({ containers }) => containers[0] && !containers.some((element) => element.isConnected);
 
-  function setContainer(container) {
-    widget.container = container;
-    if (!container) return;
-    container.setAttribute("data-hubspot-identify", "");
-    setChatHidden(page.isHidden);
-    observer.disconnect();
-    for (const parent of [document.documentElement, container.parentNode]) {
-      observer.observe(parent, ownProperties({ childList: true }));
-    }
-  }
-
-  function setChatHidden(hidden) {
-    page.isHidden = hidden;
-    if (widget.container) widget.container.style.visibility = hidden ? "hidden" : "";
-  }
+  // A style sheet also hides a container that HubSpot has not inserted yet, and needs no permission of a policy.
+  const hidingSheet = new CSSStyleSheet();
+  hidingSheet.replaceSync(`${CONTAINER}, ${CONTAINER} * { visibility: hidden !important; }`);
+  hidingSheet.disabled = true;
+  documentValue("adoptedStyleSheets").push(hidingSheet);
 
   // ---- The page: navigation, snapshots, the back/forward cache
 
   function onNavigation() {
-    const address = location.pathname + location.search;
-    if (page.address === address) return;
-    page.address = address;
+    if (page.address === currentAddress()) return;
+    page.address = currentAddress();
     widget.needsRefresh = true;
-    if (config.endpoint) recheckVisitor();
-    else reconcile();
+    recheckVisitor();
   }
 
+  addEventListener("storage", ({ key, newValue }) => {
+    if ((key ?? STORAGE_KEY) === STORAGE_KEY && (newValue ?? "") !== visitor.subject) recheckVisitor(true);
+  });
   windowValue("navigation")?.addEventListener("currententrychange", onNavigation);
   for (const snapshot of ["turbo:before-cache", "htmx:beforeHistorySave"]) {
-    addEventListener(snapshot, () => widget.inUse || widget.container?.remove());
+    addEventListener(snapshot, () => {
+      for (const element of findContainers()) if (!widget.inUse) element.remove();
+    });
   }
   addEventListener("pagehide", () => {
     page.threadWhenLeft = currentThread();
-    setChatHidden(true);
+    visitor.isUncertain = true; // until the endpoint has confirmed who came back
+    reconcile();
   });
   addEventListener("pageshow", ({ persisted }) => {
     if (!persisted) return;
     // A different thread means that another person used this browser in the meantime.
     widget.mustReset ||= widget.token !== undefined && page.threadWhenLeft !== currentThread();
-    recheckVisitor();
+    recheckVisitor(true);
   });
-  addEventListener("visibilitychange", onExpiry);
+  addEventListener("visibilitychange", () => {
+    // A log-in on a sibling host, or the end of the session, causes no event in this tab.
+    if (!documentValue("hidden")) schedule(recheckVisitor, visitor.requestedAt + 5000 - Date.now());
+  });
+  addEventListener("online", () => visitor.failures && recheckVisitor());
 
   // ---- Start
 
-  /** Reads the configuration from a script element: the first one, or that of a later page in the same document. */
+  /** Reads the element that the browser is executing: the first one, or that of a later page in the same document. */
   function configure(script) {
-    const read = (name) => script.getAttribute(`data-${name}`);
-    const subject = read("subject");
-    const identity = read("identity");
+    const next = ownProperties({ nonce: script.nonce });
+    for (const name of ["endpoint", "loader", "load-on", "widget", "launcher", "labels", "subject", "identity"]) {
+      next[name] = script.getAttribute(`data-${name}`);
+    }
     script.removeAttribute("data-subject");
     script.removeAttribute("data-identity");
-    if (config.loader && read("loader") && read("loader") !== config.loader) return;
-    const isFirst = !config.loadOn;
-    config = ownProperties({ loadOn: read("load-on") || "page" });
-    for (const name of ["endpoint", "loader", "widget", "launcher", "labels"]) config[name] = read(name);
-    if (config.loadOn === "never") return withdraw();
+    if (config.loader && next.loader && next.loader !== config.loader) return;
+    const { subject, identity } = (config = next);
+    const loadOn = (config["load-on"] ||= "page");
+    if (loadOn === "never") return withdraw();
     if (!loadRequested) holdWidget();
-    // A page from a cache contains the visitor that it was rendered for.
-    const [entry] = performance.getEntriesByType("navigation");
-    const isCached = isFirst && entry && !entry.transferSize && (config.endpoint || entry.type === "back_forward");
-    if (isCached || subject === null) recheckVisitor();
+    if (subject === null || (script === currentScript && isOldPage())) recheckVisitor(true);
     else setVisitor({ subject: subject || null, identity: JSON.parse(identity || "null") });
-    if (config.loadOn === "page") start();
-    if (config.loadOn === "idle") {
+    if (loadOn === "page") start();
+    if (loadOn === "idle") {
       const whenIdle = () => (windowValue("requestIdleCallback") ?? setTimeout)(start);
       if (document.readyState === "complete") whenIdle();
       else addEventListener("load", whenIdle);
@@ -469,23 +483,36 @@
     if (config.launcher && !loadRequested) addScript(config.launcher).dataset.labels = config.labels ?? "";
   }
 
+  /** Whether the page was prerendered, prefetched or cached, so that its visitor may be a former one. */
+  function isOldPage() {
+    const [entry] = performance.getEntriesByType("navigation");
+    if (documentValue("prerendering") || entry?.activationStart || entry?.deliveryType) return true;
+    // For a page from a cache, Chromium and Firefox report a transfer size of 0, and WebKit a body size of 0.
+    return entry?.transferSize * entry?.encodedBodySize === 0 && (config.endpoint || entry.type === "back_forward");
+  }
+
   /** Keeps HubSpot from loading the widget before the visitor is known. */
   function holdWidget() {
     const settings = writeSettings();
-    if (widgetStatus().loaded || widgetStatus().pending || settings.loadImmediately === false) return;
+    const { loaded, pending } = widgetStatus();
+    if (loaded || pending || settings.loadImmediately === false) return;
     settings.loadImmediately = false;
     widget.heldSettings = settings;
   }
 
   function start() {
-    if (loadRequested || config.loadOn === "never") return;
+    if (documentValue("prerendering")) return document.addEventListener("prerenderingchange", start);
+    if (loadRequested || config["load-on"] === "never") return;
     loadRequested = true;
     if (widget.token === undefined) widget.phase = "loading";
-    if (visitor.subject === undefined) requestVisitor();
+    if (visitor.subject === undefined) {
+      visitor.isUncertain = storedSubject() !== "";
+      requestVisitor();
+    }
     holdWidget();
     registerOnReady();
     addEventListener("load", registerOnReady);
-    setTimeout(() => hubspot() || widget.phase === "failed" || fail("loader"), STUCK_AFTER);
+    setTimeout(() => hubspot() || fail("loader"), 15000);
     if (!config.loader || document.querySelector('script#hs-script-loader, script[src*=".hs-scripts.com/"]')) return;
     const script = addScript(config.loader);
     script.id = "hs-script-loader"; // without this id the loader would add itself again
@@ -501,8 +528,9 @@
     widget.mustReset = widget.token !== undefined;
     widget.phase = "waiting";
     emit("failed", { reason: "consent" });
-    if (widget.mustReset && widgetStatus().pending) location.reload();
-    if (widgetStatus().loaded) hubspot().widget.remove();
+    const { loaded, pending } = widgetStatus();
+    if (widget.mustReset && pending) location.reload();
+    if (loaded) hubspot().widget.remove();
   }
 
   const api = (window.hubspotIdentify = {
@@ -525,9 +553,14 @@
       widget.needsRefresh = true;
       schedule(reconcile, 0); // several calls in one task make one refresh
     },
-    update(script) {
-      if (script instanceof HTMLScriptElement) configure(script);
-      else recheckVisitor();
+    update(change) {
+      // Another element may be injected markup, however it looks. No markup can be the one that is being executed.
+      if (change && change === documentValue("currentScript")) configure(change);
+      else if (change === "page" || change === "never") {
+        config["load-on"] = change;
+        if (change === "page") start();
+        else withdraw();
+      } else recheckVisitor(true);
     },
     reset() {
       visitor.subject ||= "former";
