@@ -506,7 +506,7 @@
     loadRequested = true;
     if (widget.token === undefined) widget.phase = "loading";
     if (visitor.subject === undefined) {
-      visitor.isUncertain = storedSubject() !== "";
+      visitor.isUncertain = Boolean(storedSubject());
       requestVisitor();
     }
     holdWidget();
