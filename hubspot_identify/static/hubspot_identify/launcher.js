@@ -60,6 +60,7 @@
   const button = document.createElement("button");
   const message = document.createElement("p");
   region.className = NAME;
+  Object.assign(region, { alive: true }); // which a copy from a snapshot is not
   region.ariaLabel = labels.open;
   button.type = "button";
   button.textContent = labels.open;
@@ -89,7 +90,7 @@
 
   // A replaced body has no button, and a body restored from a snapshot has a copy that does not work.
   const place = () => {
-    for (const copy of document.querySelectorAll(`.${NAME}`)) if (copy !== region) copy.remove();
+    for (const copy of document.querySelectorAll(`.${NAME}`)) if (!Object.hasOwn(copy, "alive")) copy.remove();
     if (!gone && !region.isConnected) document.body.append(region);
     observer.observe(document.body, childList);
   };
