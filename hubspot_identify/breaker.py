@@ -158,14 +158,15 @@ class Breaker:
             visitor: whom the call was for.
             failing_since: seconds since the epoch of the visitor's first failure since their last token.
         """
-        state = self.state
+        state, now = self.state, self._now()
         status = error.status if isinstance(error, APIError) else 0
+        is_recent = failing_since > now - FAILURE_WINDOW
         # A visitor who already failed before the others' last success, or before the cool-down, is no evidence.
-        is_evidence = concerns_all_visitors(error) or failing_since > max(self._now() - FAILURE_WINDOW, state.until)
+        is_evidence = concerns_all_visitors(error) or (is_recent and failing_since > state.until)
         if asks_to_pause(error):
-            if failing_since > self._now() - FAILURE_WINDOW:  # a single visitor cannot prolong the pause
+            if is_recent:  # a single visitor cannot prolong the pause
                 self._pause(state, error)
-        elif self._now() < state.until:
+        elif now < state.until:
             return  # a call that was under way when the breaker opened
         elif status in REFUSED_STATUSES:
             self._count_refused(state, error, visitor)

@@ -818,13 +818,19 @@ def test_a_window_that_can_not_be_had(new_breaker: NewBreaker, troubled: type[Tr
     assert not new_breaker().allows_call()
 
 
-def test_without_a_cache_one_call_a_second(
+@pytest.fixture
+def breaker_without_cache(
     monkeypatch: pytest.MonkeyPatch, troubled: type[TroubledCache], new_breaker: NewBreaker, clock: Clock
-) -> None:
-    """Nothing is shared then, so each process makes do with one, whatever the limit; its breaker still works."""
+) -> Breaker:
+    """A breaker whose cache fails."""
     troubled.instead["*"] = refused
     monkeypatch.setattr(store_module, "time", clock)
-    breaker = new_breaker()
+    return new_breaker()
+
+
+def test_without_a_cache_one_call_a_second(breaker_without_cache: Breaker, clock: Clock) -> None:
+    """Nothing is shared then, so each process makes do with one, whatever the limit; its breaker still works."""
+    breaker = breaker_without_cache
     for _ in range(4):
         assert [breaker.allows_call() for _ in range(3)].count(True) == 1
         clock.pass_by(1)
@@ -847,16 +853,11 @@ def test_changed_names_get_a_tenth_of_the_calls(new_breaker: NewBreaker, clock: 
     assert (changes, others) == (6 * limit, 54 * limit)
 
 
-def test_without_a_cache_changed_names_get_no_call(
-    monkeypatch: pytest.MonkeyPatch, troubled: type[TroubledCache], new_breaker: NewBreaker, clock: Clock
-) -> None:
+def test_without_a_cache_changed_names_get_no_call(breaker_without_cache: Breaker, clock: Clock) -> None:
     """The one call a second is for visitors without a token."""
-    troubled.instead["*"] = refused
-    monkeypatch.setattr(store_module, "time", clock)
-    breaker = new_breaker()
     for _ in range(4):
-        assert not breaker.allows_call(for_changes=True)
-        assert breaker.allows_call()
+        assert not breaker_without_cache.allows_call(for_changes=True)
+        assert breaker_without_cache.allows_call()
         clock.pass_by(1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote_plus
 
 import pytest
@@ -40,7 +41,10 @@ def stolen(visit: Visit) -> list[str]:
     return stolen
 
 
-def click(visit: Visit) -> None:
+def click_planted_button(visit: Visit, site: Site, content: str, **options: Any) -> None:
+    """Let a user who is logged in click on the button that is planted in a page."""
+    site.page("/", content, **options)
+    visit.log_in("ada")
     visit.page.get_by_role("button", name="Win a prize").click(no_wait_after=True)  # there may be no navigation
 
 
@@ -49,9 +53,7 @@ def test_policy_keeps_a_planted_form_from_sending_the_identity(
     visit: Visit, site: Site, policy: dict[str, str], stolen: list[str], planted: str
 ) -> None:
     """With the example's policy, the click sends nothing to the other site."""
-    site.page("/", PLANTED[planted] + '{% hubspot_identify account="inline" %}', headers=policy)
-    visit.log_in("ada")
-    click(visit)
+    click_planted_button(visit, site, PLANTED[planted] + '{% hubspot_identify account="inline" %}', headers=policy)
     visit.page.wait_for_function("violations.length")
     assert [each.split()[0] for each in visit.run("violations")] == ["form-action"]
     assert stolen == []
@@ -62,9 +64,7 @@ def test_without_the_policy_a_planted_form_sends_the_identity(
     visit: Visit, site: Site, stolen: list[str], planted: str
 ) -> None:
     """What the test above is measured by: one click sends the token."""
-    site.page("/", PLANTED[planted] + '{% hubspot_identify account="inline" %}')
-    visit.log_in("ada")
-    click(visit)
+    click_planted_button(visit, site, PLANTED[planted] + '{% hubspot_identify account="inline" %}')
     visit.page.wait_for_url("http://evil.test/")
     (sent,) = stolen
     assert "data-identity" in sent
@@ -74,9 +74,7 @@ def test_without_the_policy_a_planted_form_sends_the_identity(
 @pytest.mark.parametrize("planted", PLANTED)
 def test_deferred_page_has_no_identity_to_send(visit: Visit, site: Site, stolen: list[str], planted: str) -> None:
     """Also without a policy, the rest of a deferred page contains nothing about the visitor."""
-    site.page("/", PLANTED[planted] + "{% hubspot_identify %}")
-    visit.log_in("ada")
-    click(visit)
+    click_planted_button(visit, site, PLANTED[planted] + "{% hubspot_identify %}")
     visit.page.wait_for_url("http://evil.test/")
     (sent,) = stolen
     assert "data-endpoint" in sent
