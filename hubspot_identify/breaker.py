@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 FAILURES = 5  # open the breaker, and after a cool-down, as many failed probes open it again
 FAILURE_WINDOW = 30.0  # seconds within which the failures occur
-VISITORS = 3  # from which the failures come at least
+VISITORS = 3  # different ones that the failures must come from
 COOL_DOWN = 15.0  # seconds, give or take 20 %, doubling …
 COOL_DOWN_SPREAD = 0.2
 LONGEST_COOL_DOWN = 300.0  # … up to here
@@ -54,7 +54,8 @@ class State:
 
     Attributes:
         kind: why the breaker opened: ``failing``, ``misconfigured`` or ``pause``; ``""`` while closed.
-        until: seconds since the epoch until which no call is made; after that, probes. While closed, since when.
+        until: seconds since the epoch until which no call is made; after that, calls are probes. While closed, the
+            time when it closed.
         cool_down: seconds of the last opening, doubled by the next.
         refused: digests of the visitors whose data HubSpot refused since the last success.
         failed: digests of the visitors whose failures count without a time limit: while closed, those with one of
