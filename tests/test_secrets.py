@@ -344,6 +344,7 @@ def test_diffsettings_prints_the_key_unless_it_is_a_function(settings: Settings,
     def key_of_the_site() -> str:
         return KEY
 
+    assert key_of_the_site() == KEY
     key = key_of_the_site if is_function else KEY
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "API_KEY": key}
     printed = call_command("diffsettings", all=True, stdout=StringIO())

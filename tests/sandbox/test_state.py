@@ -63,6 +63,10 @@ def test_the_rate_limit_rolls(sandbox: Sandbox, clock: Clock) -> None:
     assert sandbox.remaining("another key") == RATE_LIMIT - 1
     clock.now += 0.1
     assert sandbox.remaining("key") == RATE_LIMIT - 1
+    clock.now += RATE_WINDOW / 2
+    assert sandbox.remaining("key") == RATE_LIMIT - 2
+    clock.now += RATE_WINDOW / 2
+    assert sandbox.remaining("key") == RATE_LIMIT - 2
 
 
 def test_an_anonymous_thread_is_the_next_persons_too(sandbox: Sandbox) -> None:
