@@ -8,29 +8,17 @@ import json
 import re
 import subprocess
 import sys
-import textwrap
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from django.core.management import BaseCommand
-from support.manual import table_of
+from support.manual import code_blocks, table_of, text_of
 
 import hubspot_identify
 from hubspot_identify import exceptions, flights, services, signals, testing
 from hubspot_identify.doctor.findings import Finding
 from hubspot_identify.management.commands import hubspot_doctor
-
-DOCS = Path(__file__).parents[1] / "docs"
-
-
-def text_of(page: str) -> str:
-    return (DOCS / f"{page}.rst").read_text("utf-8")
-
-
-def code_blocks(page: str, language: str = "python") -> list[str]:
-    found = re.findall(rf"\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)", text_of(page))
-    return [textwrap.dedent(block) for block in found]
 
 
 def logged_lines() -> set[tuple[str, str, str]]:

@@ -8,10 +8,8 @@ import os
 import pickle
 import re
 import sys
-import textwrap
 import types
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +22,7 @@ from django.template import Context, Template
 from django.test import Client
 from docutils.core import publish_doctree
 from pytest_django import Settings
+from support.manual import code_blocks, text_of
 from support.pages import ada, render_django, request_by, script_attributes
 
 from hubspot_identify.background import MAX_ABANDONED_THREADS, SLOTS
@@ -43,22 +42,12 @@ from hubspot_identify.tokens import (
 from hubspot_identify.tokens import subject as subject_of
 from hubspot_identify.visitors import MAX_CONTEXT_SIZE, Visitor, is_verified, visitor_of
 
-DOCS = Path(__file__).parents[1] / "docs"
 PAGES = ["portals", "fleets", "visitors"]
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
 
-def text_of(page: str) -> str:
-    return (DOCS / f"{page}.rst").read_text("utf-8")
-
-
 def words_of(page: str) -> str:
     return " ".join(text_of(page).split())
-
-
-def code_blocks(page: str, language: str = "python") -> list[str]:
-    found = re.findall(rf"\.\. code-block:: {re.escape(language)}\n\n((?:    .*\n|\n)+)", text_of(page))
-    return [textwrap.dedent(block) for block in found]
 
 
 def block_with(page: str, text: str, language: str = "python") -> str:
