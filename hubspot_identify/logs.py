@@ -29,22 +29,23 @@ def log_seldom(
         logger.log(level, message, *args, exc_info=exc_info)
 
 
-def log_misconfiguration(logger: logging.Logger, message: str, error: ConfigurationError) -> None:
-    """Log once in a process what is wrong with the settings.
+def log_exception(logger: logging.Logger, error: Exception, misconfigured: str, unexpected: str) -> None:
+    """Log an exception that the visitor does not see: wrong settings once in a process, everything else once a minute.
 
-    Accounts that aren't there are one reason, however they are called: ``CHOOSE_ACCOUNT`` may go by what the client
-    sent, and no client may fill log and memory with names.
+    Everything else has its traceback. All unknown accounts count as one, and all unexpected exceptions of one type,
+    because names and texts may depend on what the client sent, and no client may fill log and memory with them.
+
+    Args:
+        logger: of the module that caught the exception.
+        error: the exception.
+        misconfigured: the message for wrong settings, with ``%s`` for their error.
+        unexpected: the message for everything else.
     """
-    reason = "account" if isinstance(error, UnknownAccountError) else str(error)
-    log_seldom(logger, logging.ERROR, message, error, reason=reason, every=float("inf"))
-
-
-def log_exception(logger: logging.Logger, message: str, error: Exception) -> None:
-    """Log an unexpected exception with its traceback, once a minute for each type of exception.
-
-    The text of the exception is no part of the reason: it may depend on what the client sent.
-    """
-    log_seldom(logger, logging.ERROR, message, reason=type(error).__name__, exc_info=error)
+    if isinstance(error, ConfigurationError):
+        reason = "account" if isinstance(error, UnknownAccountError) else str(error)
+        log_seldom(logger, logging.ERROR, misconfigured, error, reason=reason, every=float("inf"))
+    else:
+        log_seldom(logger, logging.ERROR, unexpected, reason=type(error).__name__, exc_info=error)
 
 
 def forget_said() -> None:

@@ -18,8 +18,8 @@ from django.http import (
 from django.views.decorators.csrf import csrf_exempt
 
 from ._compat import keep_out_of_logs
-from .exceptions import ConfigurationError, UnknownAccountError
-from .logs import log_exception, log_misconfiguration
+from .exceptions import UnknownAccountError
+from .logs import log_exception
 from .services import NOBODY, Identification, identify
 
 logger = logging.getLogger(__name__)
@@ -33,9 +33,10 @@ def identity(request: HttpRequest, account: str | None = None) -> HttpResponse:
     """``{"subject": …, "identity": {"email", "token", "expires_in"} | null}`` for the session's user.
 
     The status is 200 with or without an identity, 202 while a further request is worthwhile, 400 for a host that is not
-    allowed, 403 for requests that do not come from a script of this very site, and 503 if the site is misconfigured.
-    The endpoint takes no parameters and never waits for HubSpot. An account that does not exist looks like one whose
-    visitor is anonymous. Django logs none of the responses, because anonymous visitors can request any number of them.
+    allowed, 403 for requests that do not come from a script of this very site, and 503 if the settings are wrong or a
+    callable of the site raises. The endpoint takes no parameters and never waits for HubSpot. An account that does not
+    exist looks like one whose visitor is anonymous. Django logs none of the responses, because anonymous visitors can
+    request any number of them.
     """
     response = _respond(request, account)
     response.headers["Cache-Control"] = "private, no-store"
@@ -60,10 +61,7 @@ def _respond(request: HttpRequest, account: str | None) -> HttpResponse:
     except Exception as error:
         if settings.DEBUG:
             raise
-        if isinstance(error, ConfigurationError):
-            log_misconfiguration(logger, "Nobody is identified: %s", error)
-        else:
-            log_exception(logger, "The endpoint failed.", error)
+        _log(error)
         return JsonResponse(NOBODY.as_dict(), status=503)
     response = JsonResponse(found.as_dict(), status=202 if found.pending else 200)
     if found.pending:
@@ -78,10 +76,14 @@ def _identify(request: HttpRequest, account: str | None) -> Identification:
         if account is None:  # CHOOSE_ACCOUNT returned the name, not the URL.
             if settings.DEBUG:
                 raise
-            log_misconfiguration(logger, "Nobody is identified: %s", error)
+            _log(error)
         # Reading the session makes Django treat its cookie as it does if the account exists.
         _ = getattr(getattr(request, "user", None), "is_authenticated", False)
         return NOBODY
+
+
+def _log(error: Exception) -> None:
+    log_exception(logger, error, "Nobody is identified: %s", "The endpoint failed.")
 
 
 def is_from_own_script(request: HttpRequest) -> bool:

@@ -24,7 +24,7 @@ from .conf import Config, account_chooser, config_for
 from .delivery import endpoint_url, is_inline
 from .exceptions import ConfigurationError
 from .fragment_caches import enclosing_cache
-from .logs import log_exception, log_misconfiguration, log_seldom
+from .logs import log_exception, log_seldom
 from .middleware import is_marked_too_late, mark_identified
 from .services import Identification, identify
 from .visitors import is_enabled
@@ -69,10 +69,12 @@ def render_script(
     except Exception as error:
         if settings.DEBUG:
             raise
-        if isinstance(error, ConfigurationError):
-            log_misconfiguration(logger, "The page has no chat: %s", error)
-        else:
-            log_exception(logger, "The script element can't be rendered, so the page has no chat.", error)
+        log_exception(
+            logger,
+            error,
+            "The page has no chat: %s",
+            "The script element can't be rendered, so the page has no chat.",
+        )
         return EMPTY
 
 

@@ -32,14 +32,14 @@ def logged_lines() -> set[tuple[str, str, str]]:
                 continue
             function, arguments = ast.unparse(node.func), node.args
             if function == "log_seldom":
-                level, text = ast.unparse(arguments[1]).removeprefix("logging."), arguments[2]
-            elif function in ("log_misconfiguration", "log_exception"):
-                level, text = "ERROR", arguments[1]
+                level, texts = ast.unparse(arguments[1]).removeprefix("logging."), arguments[2:3]
+            elif function == "log_exception":
+                level, texts = "ERROR", arguments[2:]
             elif function.startswith("logger.") and function != "logger.log":
-                level, text = function.removeprefix("logger.").upper(), arguments[0]
+                level, texts = function.removeprefix("logger.").upper(), arguments[:1]
             else:
                 continue
-            lines.add((f"hubspot_identify.{path.stem}", level, ast.literal_eval(text)))
+            lines |= {(f"hubspot_identify.{path.stem}", level, ast.literal_eval(text)) for text in texts}
     return lines
 
 
