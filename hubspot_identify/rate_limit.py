@@ -53,7 +53,7 @@ class RateLimit:
                     return True
                 continue
             window, calls = divmod(number, WINDOW)
-            if current <= window <= current + CLOCK_SKEW / seconds:  # this one, or of a host whose clock is ahead
+            if _is_current(window, current, seconds):
                 return calls <= self._limit
             if not self._begin_window(key, current, seconds):
                 return False
@@ -64,7 +64,12 @@ class RateLimit:
         if not self._store.add(f"{key}:turn", 1, 2):
             return False
         number = self._store.get(key)
-        if not isinstance(number, int) or not current <= number // WINDOW <= current + CLOCK_SKEW / seconds:
+        if not isinstance(number, int) or not _is_current(number // WINDOW, current, seconds):
             self._store.set(key, current * WINDOW, WINDOW_TTL)
         self._store.delete(f"{key}:turn")
         return True
+
+
+def _is_current(window: int, current: int, seconds: int) -> bool:
+    """Return whether a window is the current one, or that of a host whose clock is ahead."""
+    return current <= window <= current + CLOCK_SKEW / seconds
