@@ -157,7 +157,7 @@ class Breaker:
         Args:
             error: why the call failed.
             visitor: whom the call was for.
-            failing_since: seconds since the epoch of the visitor's first failure since their last token.
+            failing_since: seconds since the epoch of the visitor's first failure on record.
         """
         state, now = self.state, self._now()
         status = error.status if isinstance(error, APIError) else 0

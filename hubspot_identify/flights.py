@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 RETRY_REFUSED = 3600.0  # seconds until a visitor is tried again whose data HubSpot does not accept
 RETRY_FAILED = (5.0, 30.0)  # seconds, drawn at random, after everything else
-RETRY_AGAIN = 300.0  # seconds at most, for a visitor who keeps failing: as long as that has lasted
+RETRY_AGAIN = 300.0  # seconds at most for a visitor who keeps failing; until then, as long as the failures have lasted
 RETRY_CHANGES = 60.0  # seconds until changed names are tried again that the rate limit has delayed
 
 
