@@ -27,6 +27,13 @@ from hubspot_identify.sandbox.state import sandbox
 
 PORTAL = "123"
 NONCE = "bm9uY2Utb2YtdGhlLXRlc3Rz"
+ADA = "ada@example.com"
+#: An inert element that looks like the tag's, for a value of LOAD_ON.
+INJECTED_ELEMENT = (
+    """<script type="text/plain" src="/static/hubspot_identify/identify.js" data-load-on="{}" data-subject="eve" """
+    """data-identity='{{"email": "eve@example.com", "token": "token-of-eve", "expires_in": 3600}}' """
+    """data-endpoint="/evil/identity/" data-loader="/evil/loader.js" data-launcher="/evil/launcher.js"></script>"""
+)
 View = Callable[[HttpRequest], HttpResponseBase]
 
 ACCOUNTS: dict[str, dict[str, Any]] = {

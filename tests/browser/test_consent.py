@@ -8,8 +8,7 @@ from support.manual import code_blocks
 from support.pages import django_template
 
 from browser.conftest import Visit
-from browser.site import PORTAL, Site
-from browser.test_security import ADA, INJECTED_ELEMENT
+from browser.site import ADA, INJECTED_ELEMENT, PORTAL, Site
 
 pytestmark = pytest.mark.browser
 

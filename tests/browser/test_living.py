@@ -9,11 +9,10 @@ import pytest
 from playwright.sync_api import expect
 
 from browser.conftest import CONTAINER, Visit
-from browser.site import Site, answer, require_package
+from browser.site import ADA, Site, answer, require_package
 
 pytestmark = pytest.mark.browser
 
-ADA = "ada@example.com"
 PACKAGES = {
     "htmx 1": "htmx1/dist/htmx.min.js",
     "htmx 2": "htmx.org/dist/htmx.min.js",

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 
 from browser.conftest import Visit
-from browser.site import PORTAL, Site
+from browser.site import ADA, PORTAL, Site
 
 pytestmark = pytest.mark.browser
 
-ADA = "ada@example.com"
 #: Names without which the chat can do, if not as well.
 OF_DOCUMENT = [
     "head",
@@ -77,6 +76,16 @@ def test_names_do_not_keep_the_former_visitor(visit: Visit, site: Site, name: st
     visit.page.wait_for_function("localStorage.length === 0")
     assert visit.cookie("messagesUtk") is None
     visit.errors.clear()  # the page is broken, and may say so
+
+
+def test_planted_name_does_not_keep_the_former_visitors_chat(visit: Visit, other_tab: Visit, site: Site) -> None:
+    """A log-out in another tab reaches a page in which a form hides a method of the document."""
+    site.page("/", '<form name="dispatchEvent"></form>{% hubspot_identify %}')
+    site.page("/plain/", "{% hubspot_identify %}")
+    visit.log_in("ada")
+    visit.expect_visitor("ada")
+    other_tab.log_out("/plain/")
+    visit.expect_visitor("unknown")
 
 
 def leave_something(visit: Visit) -> None:

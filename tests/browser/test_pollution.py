@@ -10,11 +10,10 @@ import pytest
 from playwright.sync_api import Request, expect
 
 from browser.conftest import Visit
-from browser.site import PORTAL, Site
+from browser.site import ADA, PORTAL, Site
 
 pytestmark = pytest.mark.browser
 
-ADA = "ada@example.com"
 EVE = {"email": "eve@example.com", "token": "token-of-eve", "expires_in": 3600}
 #: What an attacker would like the script to read.
 CONFIGURATION = {

@@ -6,11 +6,9 @@ import pytest
 from playwright.sync_api import expect
 
 from browser.conftest import CONTAINER, Visit
-from browser.site import NONCE, PORTAL, Site
+from browser.site import ADA, INJECTED_ELEMENT, NONCE, PORTAL, Site
 
 pytestmark = pytest.mark.browser
-
-ADA = "ada@example.com"
 
 PLANTED = {
     "base": '<base href="http://evil.test/">',
@@ -124,13 +122,6 @@ def test_the_nonce_of_the_element_is_handed_on(visit: Visit, site: Site) -> None
     assert visit.run("violations") == []
 
 
-INJECTED_ELEMENT = (
-    """<script type="text/plain" src="/static/hubspot_identify/identify.js" data-load-on="{}" data-subject="eve" """
-    """data-identity='{{"email": "eve@example.com", "token": "token-of-eve", "expires_in": 3600}}' """
-    """data-endpoint="/evil/identity/" data-loader="/evil/loader.js" data-launcher="/evil/launcher.js"></script>"""
-)
-
-
 @pytest.mark.parametrize("load_on", ["page", "never", "interaction"])
 @pytest.mark.parametrize("hides", ["", '<img name="currentScript">'])
 def test_update_does_not_trust_an_injected_element(visit: Visit, site: Site, load_on: str, hides: str) -> None:
@@ -150,6 +141,35 @@ def test_update_does_not_trust_an_injected_element(visit: Visit, site: Site, loa
     visit.expect_visitor("ada")
     assert [each["email"] for each in visit.happened("identity read")] == [ADA]
     assert site.asked("/evil/") == []
+
+
+def test_planted_script_does_not_get_the_nonce_of_the_page(visit: Visit, site: Site) -> None:
+    """A policy that allows the site's own files lets a planted element run the app's script again, and no other one."""
+    policy = {"Content-Security-Policy": "default-src 'self' data:; script-src 'self' 'nonce-{nonce}'"}
+    visit.page.route("https://evil.test/**", lambda route: route.fulfill(body="window.isEvil = true"))
+    planted = (
+        '<script src="/static/hubspot_identify/identify.js" defer data-load-on="interaction" '
+        'data-launcher="https://evil.test/launcher.js"></script>'
+    )
+    site.page("/", '{% hubspot_identify account="interaction" %}' + planted, headers=policy)
+    with visit.page.expect_event("console", lambda message: "evil.test" in message.text):
+        visit.go()  # the browser says that the policy blocks the script
+    assert not visit.run("window.isEvil")
+    visit.errors.clear()
+
+
+def test_planted_container_does_not_end_the_chat(visit: Visit, site: Site) -> None:
+    """A part of the page is rendered again that contains an element with the id of HubSpot's container."""
+    site.page("/", f'<div id="list"><div id="{CONTAINER[1:]}">A comment</div></div>{{% hubspot_identify %}}')
+    visit.log_in("ada")
+    visit.wait_heard("identified")
+    requests = len(site.asked("/hubspot/identity/"))
+    visit.run("document.querySelector('#list').innerHTML = ''")
+    visit.run("new Promise(requestIdleCallback)")
+    visit.run("hubspotIdentify.refresh()")
+    visit.wait_for("refresh")
+    assert visit.happened("remove") == []
+    assert len(site.asked("/hubspot/identity/")) == requests
 
 
 # ---- consent
@@ -270,42 +290,3 @@ def test_consent_given_in_a_living_page(visit: Visit, site: Site) -> None:
         document.body.append(element);
     }""")
     visit.expect_visitor("ada")
-
-
-def test_planted_script_does_not_get_the_nonce_of_the_page(visit: Visit, site: Site) -> None:
-    """A policy that allows the site's own files lets a planted element run the app's script again, and no other one."""
-    policy = {"Content-Security-Policy": "default-src 'self' data:; script-src 'self' 'nonce-{nonce}'"}
-    visit.page.route("https://evil.test/**", lambda route: route.fulfill(body="window.isEvil = true"))
-    planted = (
-        '<script src="/static/hubspot_identify/identify.js" defer data-load-on="interaction" '
-        'data-launcher="https://evil.test/launcher.js"></script>'
-    )
-    site.page("/", '{% hubspot_identify account="interaction" %}' + planted, headers=policy)
-    with visit.page.expect_event("console", lambda message: "evil.test" in message.text):
-        visit.go()  # the browser says that the policy blocks the script
-    assert not visit.run("window.isEvil")
-    visit.errors.clear()
-
-
-def test_planted_name_does_not_keep_the_former_visitors_chat(visit: Visit, other_tab: Visit, site: Site) -> None:
-    """A log-out in another tab reaches a page in which a form hides a method of the document."""
-    site.page("/", '<form name="dispatchEvent"></form>{% hubspot_identify %}')
-    site.page("/plain/", "{% hubspot_identify %}")
-    visit.log_in("ada")
-    visit.expect_visitor("ada")
-    other_tab.log_out("/plain/")
-    visit.expect_visitor("unknown")
-
-
-def test_planted_container_does_not_end_the_chat(visit: Visit, site: Site) -> None:
-    """A part of the page is rendered again that contains an element with the id of HubSpot's container."""
-    site.page("/", f'<div id="list"><div id="{CONTAINER[1:]}">A comment</div></div>{{% hubspot_identify %}}')
-    visit.log_in("ada")
-    visit.wait_heard("identified")
-    requests = len(site.asked("/hubspot/identity/"))
-    visit.run("document.querySelector('#list').innerHTML = ''")
-    visit.run("new Promise(requestIdleCallback)")
-    visit.run("hubspotIdentify.refresh()")
-    visit.wait_for("refresh")
-    assert visit.happened("remove") == []
-    assert len(site.asked("/hubspot/identity/")) == requests

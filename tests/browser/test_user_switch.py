@@ -10,12 +10,11 @@ from django.http import HttpResponse
 from playwright.sync_api import Route, expect
 
 from browser.conftest import Visit
-from browser.site import Site, answer
+from browser.site import ADA, Site, answer
 
 pytestmark = pytest.mark.browser
 
 REMEMBERED = "localStorage.getItem('hubspot-identify:subject')"
-ADA = "ada@example.com"
 LOGIN_PAGE = "<h1>Log in</h1>"
 
 

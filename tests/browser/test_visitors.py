@@ -7,13 +7,12 @@ from django.http import HttpResponse
 from playwright.sync_api import expect
 
 from browser.conftest import HOST, Visit
-from browser.site import Site, answer
+from browser.site import ADA, Site, answer
 from hubspot_identify.sandbox.state import sandbox
 
 pytestmark = pytest.mark.browser
 
 REMEMBERED = "localStorage.getItem('hubspot-identify:subject')"
-ADA = "ada@example.com"
 GRACE = "grace@example.com"
 SECRET = "before the log-in"
 
