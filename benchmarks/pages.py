@@ -87,7 +87,7 @@ def running(
         with serving(*sites.values()):
             for way, endpoint in endpoints.items():
                 run_load(sites[way].port, way.paths, users(PREDECESSORS), 0.5, drain=30)
-                endpoint.mood(**MOODS[mood][0], latency=LATENCY)
+                endpoint.set_scenario(**MOODS[mood][0], latency=LATENCY)
             yield sites, endpoints
 
 

@@ -25,7 +25,7 @@ def measure(caches: dict[str, dict[str, Any]], databases: dict[str, Any], repeat
             counted: dict[str, list[int]] = {}
             for way in ("textbook", "app"):
                 endpoint = hubspot.open()
-                endpoint.mood("healthy", latency=LATENCY)
+                endpoint.set_scenario("healthy", latency=LATENCY)
                 environment = child_environment(
                     BENCHMARK_HUBSPOT=endpoint.url,
                     BENCHMARK_CACHES={"default": {**cache, "KEY_PREFIX": f"stampede-{endpoint.port}"}},

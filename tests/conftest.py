@@ -17,10 +17,10 @@ from django.db import connections
 from pytest_django import DjangoDbBlocker, Settings
 from support.caches import BACKENDS, CLASSES, DATABASE_ALIAS, CacheBackend
 from support.certificates import Certificate, new_certificate
+from support.faulty_cache import FaultyCache
 from support.network import loopback_only
 from support.programs import require, serving
 from support.server import TokenServer, TokenServerProcess
-from support.trouble import TroubledCache
 
 from hubspot_identify import client, store
 from hubspot_identify.background import forget_workers, get_workers
@@ -43,7 +43,7 @@ def stay_on_this_machine() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def patience_with_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+def tolerate_slow_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine a healthy cache may take its second. Those who test what is too slow put it back."""
     monkeypatch.setattr(store, "SLOW", 30.0)
 
@@ -113,12 +113,12 @@ def memcached_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
 
 
 @pytest.fixture
-def troubled(settings: Settings) -> Iterator[type[TroubledCache]]:
+def faulty_cache(settings: Settings) -> Iterator[type[FaultyCache]]:
     """The default cache, empty, watched, and failing as the test wants it."""
-    settings.CACHES = {"default": {"BACKEND": "support.trouble.TroubledCache", "LOCATION": uuid.uuid4().hex}}
-    TroubledCache.heal()
-    yield TroubledCache
-    TroubledCache.heal()
+    settings.CACHES = {"default": {"BACKEND": "support.faulty_cache.FaultyCache", "LOCATION": uuid.uuid4().hex}}
+    FaultyCache.reset()
+    yield FaultyCache
+    FaultyCache.reset()
 
 
 @pytest.fixture(params=BACKENDS)

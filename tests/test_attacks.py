@@ -20,9 +20,9 @@ from django.db import connections
 from django.http import HttpResponse
 from django.test import Client
 from pytest_django import Settings
+from support.faulty_cache import FaultyCache
 from support.pages import ada, grace, keep_token, render_django, request_by
 from support.server import TokenServer
-from support.trouble import TroubledCache
 
 from hubspot_identify import services
 from hubspot_identify.background import get_workers
@@ -148,14 +148,14 @@ def test_names_never_change_whose_token_it_is() -> None:
         object(),
     ],
 )
-def test_foreign_cache_entry(troubled: type[TroubledCache], hubspot: TokenServer, value: object) -> None:
+def test_foreign_cache_entry(faulty_cache: type[FaultyCache], hubspot: TokenServer, value: object) -> None:
     """What another program put under our key is not believed."""
-    troubled.instead["get"] = lambda *args: value
+    faulty_cache.instead["get"] = lambda *args: value
     hubspot.answer(500)
     assert json.loads(ask(ada()).content)["identity"] is None
 
 
-def test_reply_meant_for_another_key_is_a_miss(troubled: type[TroubledCache], hubspot: TokenServer) -> None:
+def test_reply_meant_for_another_key_is_a_miss(faulty_cache: type[FaultyCache], hubspot: TokenServer) -> None:
     """A cache client that is out of step returns for each key the value of the key before it."""
     hubspot.answer(500)
     users = [ada(), grace()]
@@ -167,7 +167,7 @@ def test_reply_meant_for_another_key_is_a_miss(troubled: type[TroubledCache], hu
         replies.append(LocMemCache.get(caches["default"], key))
         return replies.pop(0)
 
-    troubled.instead["get"] = get_previous
+    faulty_cache.instead["get"] = get_previous
     for user in users * 3:
         identity_of_user = json.loads(ask(user).content)["identity"]
         assert identity_of_user is None or identity_of_user["token"] == f"token-of-{user.username}"
@@ -312,7 +312,7 @@ def test_no_address_that_a_cache_takes_for_a_file(client: Client, ending: str) -
 def test_one_visitor_has_one_call_in_the_air(settings: Settings, hubspot: TokenServer) -> None:
     """However often endpoint and inline pages are asked, for whichever name: one call. Others have theirs meanwhile."""
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "DELIVERY": "inline", "PAGE_WAIT": 0, "TIMEOUT": 30}
-    hubspot.mood("held")
+    hubspot.set_scenario("held")
     for number in range(100):
         eve = User(pk=3, username="eve", email="eve@example.com", first_name=f"Eve {number}")
         assert ask(eve).status_code == 202

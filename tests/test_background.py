@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from django.core.cache import caches
 from django.db import connections
-from support.clocks import SLACK, once_in_time
+from support.clocks import GENEROUS_TIMEOUT, SLACK, once_in_time
 from support.server import TokenServer
 
 from hubspot_identify import background
@@ -26,7 +26,6 @@ from hubspot_identify.visitors import Visitor
 
 ADA = Visitor("ada@example.com")
 TOKEN = VisitorToken("token", ADA, 0.0)
-LONG = 30.0  # seconds that no test waits
 
 
 def quick(job: Job, client: TokenClient) -> VisitorToken:
@@ -43,7 +42,7 @@ class Gate:
 
     def __call__(self, job: Job, client: TokenClient) -> VisitorToken:
         self.entered.set()
-        self.opened.wait(LONG)
+        self.opened.wait(GENEROUS_TIMEOUT)
         return TOKEN
 
 
@@ -60,7 +59,7 @@ def workers() -> Workers:
     return get_workers()
 
 
-def submit(workers: Workers, key: str, task: Any = quick, seconds: float = LONG, **options: Any) -> Job:
+def submit(workers: Workers, key: str, task: Any = quick, seconds: float = GENEROUS_TIMEOUT, **options: Any) -> Job:
     job = workers.submit(key, task, seconds, **options)
     assert job is not None
     return job
@@ -83,18 +82,18 @@ def test_a_job_runs_on_a_daemon_thread_of_its_own(workers: Workers) -> None:
         seen.append(threading.current_thread())
         return TOKEN
 
-    assert submit(workers, "key", task).wait(LONG) is TOKEN
+    assert submit(workers, "key", task).wait(GENEROUS_TIMEOUT) is TOKEN
     assert (seen[0].name, seen[0].daemon, seen[0] is threading.current_thread()) == ("hubspot-identify", True, False)
 
 
 def test_one_key_is_one_job(workers: Workers, gate: Gate) -> None:
     """Who comes while the job is under way joins it; afterwards it is a new one."""
     job = submit(workers, "key", gate)
-    assert workers.submit("key", quick, LONG) is job
+    assert workers.submit("key", quick, GENEROUS_TIMEOUT) is job
     gate.opened.set()
-    assert job.wait(LONG) is TOKEN
-    assert workers.join(LONG)
-    assert workers.submit("key", quick, LONG) is not job
+    assert job.wait(GENEROUS_TIMEOUT) is TOKEN
+    assert workers.join(GENEROUS_TIMEOUT)
+    assert workers.submit("key", quick, GENEROUS_TIMEOUT) is not job
 
 
 def test_without_a_free_slot_the_answer_is_not_now(workers: Workers, gate: Gate) -> None:
@@ -103,19 +102,19 @@ def test_without_a_free_slot_the_answer_is_not_now(workers: Workers, gate: Gate)
 
     def attempt() -> None:
         started = time.monotonic()
-        assert workers.submit("one more", quick, LONG) is None
+        assert workers.submit("one more", quick, GENEROUS_TIMEOUT) is None
         assert time.monotonic() - started < 0.1
 
     once_in_time(attempt)
     gate.opened.set()
-    assert [job.wait(LONG) for job in jobs] == [TOKEN] * SLOTS
-    assert workers.join(LONG)
-    assert workers.submit("one more", quick, LONG) is not None
+    assert [job.wait(GENEROUS_TIMEOUT) for job in jobs] == [TOKEN] * SLOTS
+    assert workers.join(GENEROUS_TIMEOUT)
+    assert workers.submit("one more", quick, GENEROUS_TIMEOUT) is not None
 
 
 def test_last_slot_is_kept_from_jobs_that_may_hang(workers: Workers, gate: Gate) -> None:
     """Jobs that may hang leave a slot to the others."""
-    jobs = [workers.submit(f"key{number}", gate, LONG, may_take_last_slot=False) for number in range(SLOTS)]
+    jobs = [workers.submit(f"key{number}", gate, GENEROUS_TIMEOUT, may_take_last_slot=False) for number in range(SLOTS)]
     assert [job is not None for job in jobs] == [True] * (SLOTS - 1) + [False]
     assert submit(workers, "another", gate).key == "another"
 
@@ -129,7 +128,7 @@ def test_each_job_has_a_client_of_its_own(workers: Workers) -> None:
 
     for number in range(3):
         submit(workers, f"key{number}", task)
-        assert workers.join(LONG)
+        assert workers.join(GENEROUS_TIMEOUT)
     assert len({id(client) for client in clients}) == 3
 
 
@@ -154,7 +153,7 @@ def test_a_waiter_is_released_at_the_deadline(workers: Workers, gate: Gate) -> N
     def attempt() -> None:
         started = time.monotonic()
         with pytest.raises(TransportError, match="did not answer in time"):
-            submit(workers, "key", gate, 0.1).wait(LONG)
+            submit(workers, "key", gate, 0.1).wait(GENEROUS_TIMEOUT)
         assert 0.1 <= time.monotonic() - started < 0.1 + SLACK
 
     once_in_time(attempt)
@@ -163,9 +162,9 @@ def test_a_waiter_is_released_at_the_deadline(workers: Workers, gate: Gate) -> N
 def test_slot_is_free_at_the_deadline(workers: Workers, gate: Gate) -> None:
     """The threads that hang are abandoned, and new jobs have threads of their own."""
     hanging = [submit(workers, f"hanging{number}", gate) for number in range(SLOTS)]
-    assert workers.submit("key", quick, LONG) is None
+    assert workers.submit("key", quick, GENEROUS_TIMEOUT) is None
     pass_deadlines(workers)
-    assert submit(workers, "key", quick).wait(LONG) is TOKEN
+    assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
     assert all(job.overdue for job in hanging)
 
 
@@ -173,21 +172,21 @@ def test_a_key_may_be_tried_again_after_its_deadline(workers: Workers, gate: Gat
     """The hanging job does not keep its visitor from a new one."""
     submit(workers, "key", gate)
     pass_deadlines(workers)
-    assert submit(workers, "key", quick).wait(LONG) is TOKEN
+    assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
 
 
 def test_late_end_takes_nothing_from_the_next_job(workers: Workers, gate: Gate) -> None:
     """A thread that ends after its deadline neither frees another job's slot nor removes its key."""
     first = submit(workers, "key", gate)
-    assert gate.entered.wait(LONG)
+    assert gate.entered.wait(GENEROUS_TIMEOUT)
     pass_deadlines(workers)
     other = Gate()
     second = submit(workers, "key", other)
     gate.opened.set()
-    assert first._future.result(LONG) is TOKEN
-    assert workers.submit("key", quick, LONG) is second
+    assert first._future.result(GENEROUS_TIMEOUT) is TOKEN
+    assert workers.submit("key", quick, GENEROUS_TIMEOUT) is second
     other.opened.set()
-    assert second.wait(LONG) is TOKEN
+    assert second.wait(GENEROUS_TIMEOUT) is TOKEN
 
 
 def test_an_overdue_job_is_accounted_for_by_the_next(workers: Workers, gate: Gate) -> None:
@@ -201,12 +200,12 @@ def test_an_overdue_job_is_accounted_for_by_the_next(workers: Workers, gate: Gat
         order.append(f"overdue on {threading.current_thread().name}")
 
     submit(workers, "stuck", gate, on_overdue=account)
-    assert gate.entered.wait(LONG)
+    assert gate.entered.wait(GENEROUS_TIMEOUT)
     pass_deadlines(workers)
-    submit(workers, "key", task).wait(LONG)
+    submit(workers, "key", task).wait(GENEROUS_TIMEOUT)
     assert order == ["overdue on hubspot-identify", "task on hubspot-identify"]
     assert workers.join(0) is False
-    submit(workers, "another", task).wait(LONG)
+    submit(workers, "another", task).wait(GENEROUS_TIMEOUT)
     assert len(order) == 3  # accounted for once
 
 
@@ -214,9 +213,9 @@ def test_a_job_on_time_is_never_overdue(workers: Workers) -> None:
     """Its ``on_overdue`` is not called, however late somebody looks."""
     called: list[bool] = []
     submit(workers, "key", quick, on_overdue=lambda: called.append(True))
-    assert workers.join(LONG)
+    assert workers.join(GENEROUS_TIMEOUT)
     pass_deadlines(workers)
-    submit(workers, "other", quick).wait(LONG)
+    submit(workers, "other", quick).wait(GENEROUS_TIMEOUT)
     assert called == []
 
 
@@ -225,10 +224,10 @@ def test_at_most_eight_threads_are_abandoned(workers: Workers, gate: Gate, caplo
     for number in range(MAX_ABANDONED_THREADS):
         submit(workers, f"hanging{number}", gate)
         pass_deadlines(workers)
-    assert [workers.submit("refused", quick, LONG) for _ in range(3)] == [None] * 3
+    assert [workers.submit("refused", quick, GENEROUS_TIMEOUT) for _ in range(3)] == [None] * 3
     gate.opened.set()
-    assert workers.join(LONG)
-    assert submit(workers, "key", quick).wait(LONG) is TOKEN
+    assert workers.join(GENEROUS_TIMEOUT)
+    assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
     assert [(record.name, record.levelno) for record in caplog.records] == [(background.__name__, logging.WARNING)]
 
 
@@ -237,10 +236,10 @@ def test_call_is_aborted_after_its_deadline(
 ) -> None:
     """One call that hangs is enough, and no later job is needed: the thread ends by itself."""
     monkeypatch.setattr(background, "ABORT_AFTER", 0.2)
-    hubspot.mood("continue")
+    hubspot.set_scenario("continue")
     submit(workers, "key", lambda job, client: client.create_token(ADA, get_config()), 0.2)
     assert hubspot.wait_for_calls(1)
-    assert workers.join(LONG)
+    assert workers.join(GENEROUS_TIMEOUT)
 
 
 def test_job_runs_without_a_thread_that_would_abort_it(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,15 +249,15 @@ def test_job_runs_without_a_thread_that_would_abort_it(workers: Workers, monkeyp
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Timer, "start", no_more)
-    assert submit(workers, "key", quick).wait(LONG) is TOKEN
+    assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
 
 
 def test_call_that_ends_in_time_is_not_aborted(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing remains that would act on it later, no thread either."""
     before = set(threading.enumerate())
     monkeypatch.setattr(TokenClient, "abort", lambda client: pytest.fail("aborted"))
-    assert submit(workers, "key", quick).wait(LONG) is TOKEN
-    assert workers.join(LONG)
+    assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
+    assert workers.join(GENEROUS_TIMEOUT)
     assert set(threading.enumerate()) == before
 
 
@@ -271,7 +270,7 @@ def test_a_thread_that_can_not_be_started_means_not_now(
     """No exception, one line in the log, the slot stays free, and what was to be accounted for is not lost."""
     accounted: list[bool] = []
     submit(workers, "stuck", gate, on_overdue=lambda: accounted.append(True))
-    assert gate.entered.wait(LONG)
+    assert gate.entered.wait(GENEROUS_TIMEOUT)
     pass_deadlines(workers)
 
     def no_more(thread: threading.Thread) -> None:
@@ -279,11 +278,11 @@ def test_a_thread_that_can_not_be_started_means_not_now(
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", no_more)
-        assert [workers.submit("key", quick, LONG) for _ in range(SLOTS + 1)] == [None] * (SLOTS + 1)
+        assert [workers.submit("key", quick, GENEROUS_TIMEOUT) for _ in range(SLOTS + 1)] == [None] * (SLOTS + 1)
     (record,) = caplog.records
     assert (record.levelno, "No thread can be started" in record.message) == (logging.ERROR, True)
     assert accounted == []
-    assert submit(workers, "key", quick).wait(LONG) is TOKEN
+    assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
     assert accounted == [True]
 
 
@@ -292,13 +291,13 @@ def test_who_joined_a_job_without_a_thread_is_released(workers: Workers, monkeyp
     joined: list[Job | None] = []
 
     def no_more(thread: threading.Thread) -> None:
-        joined.append(workers.submit("key", quick, LONG))
+        joined.append(workers.submit("key", quick, GENEROUS_TIMEOUT))
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", no_more)
-    assert workers.submit("key", quick, LONG) is None
+    assert workers.submit("key", quick, GENEROUS_TIMEOUT) is None
     assert joined[0] is not None
-    assert joined[0].wait(LONG) is None
+    assert joined[0].wait(GENEROUS_TIMEOUT) is None
 
 
 def test_a_thread_that_is_about_to_start_is_waited_for(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,8 +309,8 @@ def test_a_thread_that_is_about_to_start_is_waited_for(workers: Workers, monkeyp
 
     monkeypatch.setattr(threading.Thread, "start", slowly)
     job = submit(workers, "key")
-    assert workers.join(LONG)
-    assert job.wait(LONG) is TOKEN
+    assert workers.join(GENEROUS_TIMEOUT)
+    assert job.wait(GENEROUS_TIMEOUT) is TOKEN
 
 
 def test_threads_that_never_run_are_noticed_once(
@@ -320,7 +319,7 @@ def test_threads_that_never_run_are_noticed_once(
     """As under uWSGI without --enable-threads: one ERROR says what to do, and in the end nothing is started."""
     monkeypatch.setattr(threading.Thread, "start", lambda thread: None)
     for number in range(2 * MAX_ABANDONED_THREADS):
-        workers.submit(f"key{number}", quick, LONG)
+        workers.submit(f"key{number}", quick, GENEROUS_TIMEOUT)
         pass_deadlines(workers)
     errors = [record.message for record in caplog.records if record.levelno == logging.ERROR]
     assert len(errors) == 1
@@ -337,11 +336,11 @@ def test_a_thread_that_runs_after_its_deadline_does_nothing(workers: Workers, mo
         patch.setattr(threading.Thread, "start", lambda thread: frozen.append(thread))
         job = submit(workers, "key", lambda *_: pytest.fail("called"))
         pass_deadlines(workers)
-        workers.submit("other", quick, LONG)
+        workers.submit("other", quick, GENEROUS_TIMEOUT)
     for thread in frozen:
         thread.start()
         thread.join()
-    assert job._future.result(LONG) is None
+    assert job._future.result(GENEROUS_TIMEOUT) is None
     assert workers.join(0)
 
 
@@ -351,12 +350,12 @@ def test_a_mistake_is_logged_without_its_text(workers: Workers, caplog: pytest.L
     def task(job: Job, client: TokenClient) -> None:
         raise LookupError("the key is s3cret")
 
-    assert submit(workers, "key", task).wait(LONG) is None
+    assert submit(workers, "key", task).wait(GENEROUS_TIMEOUT) is None
     (record,) = caplog.records
     assert (record.levelno, "LookupError" in record.message) == (logging.ERROR, True)
     assert "in task" in record.message
     assert "s3cret" not in caplog.text.replace('raise LookupError("the key is s3cret")', "")
-    assert submit(workers, "key", quick).wait(LONG) is TOKEN
+    assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
 
 
 def test_an_error_of_hubspots_reaches_every_waiter(workers: Workers) -> None:
@@ -368,7 +367,7 @@ def test_an_error_of_hubspots_reaches_every_waiter(workers: Workers) -> None:
     job = submit(workers, "key", task)
     for _ in range(2):
         with pytest.raises(TransportError, match="no answer") as caught:
-            job.wait(LONG)
+            job.wait(GENEROUS_TIMEOUT)
         assert "task" not in {entry.name for entry in caught.traceback}
 
 
@@ -382,9 +381,9 @@ def test_connections_are_closed(workers: Workers, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(connections, "close_all", fail)
     monkeypatch.setattr(caches, "close_all", lambda: closed.append("caches"))
-    assert submit(workers, "key", quick).wait(LONG) is TOKEN
+    assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
     assert closed == ["databases", "caches"]
-    assert submit(workers, "key", quick).wait(LONG) is TOKEN
+    assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
 
 
 @pytest.mark.parametrize("kind", [SystemExit, asyncio.CancelledError])
@@ -396,9 +395,9 @@ def test_exit_or_cancellation_on_the_thread_ends_its_job_alone(
     def task(job: Job, client: TokenClient) -> None:
         raise kind
 
-    assert submit(workers, "key", task).wait(LONG) is None
+    assert submit(workers, "key", task).wait(GENEROUS_TIMEOUT) is None
     assert kind.__name__ in caplog.text
-    assert submit(workers, "key", quick).wait(LONG) is TOKEN
+    assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
 
 
 # Event loops
@@ -408,8 +407,8 @@ def test_an_event_loop_waits_without_blocking(workers: Workers, gate: Gate) -> N
     """Other tasks of the loop go on meanwhile."""
 
     async def main() -> VisitorToken | None:
-        waiter = asyncio.create_task(submit(workers, "key", gate).await_(LONG))
-        assert await asyncio.to_thread(gate.entered.wait, LONG)
+        waiter = asyncio.create_task(submit(workers, "key", gate).await_(GENEROUS_TIMEOUT))
+        assert await asyncio.to_thread(gate.entered.wait, GENEROUS_TIMEOUT)
         gate.opened.set()
         return await waiter
 
@@ -421,7 +420,10 @@ def test_a_cancelled_waiter_leaves_the_job_to_the_others(workers: Workers, gate:
 
     async def main() -> VisitorToken | None:
         job = submit(workers, "key", gate)
-        leaving, staying = asyncio.create_task(job.await_(LONG)), asyncio.create_task(job.await_(LONG))
+        leaving, staying = (
+            asyncio.create_task(job.await_(GENEROUS_TIMEOUT)),
+            asyncio.create_task(job.await_(GENEROUS_TIMEOUT)),
+        )
         await asyncio.sleep(0)
         leaving.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -450,7 +452,7 @@ def test_a_loop_that_is_gone_when_the_job_ends(
 
     asyncio.run(main())
     gate.opened.set()
-    assert workers.join(LONG)
+    assert workers.join(GENEROUS_TIMEOUT)
     gc.collect()
     assert caplog.records == []
 
@@ -462,7 +464,7 @@ def test_an_error_reaches_who_awaits(workers: Workers) -> None:
         raise TransportError("no answer")
 
     with pytest.raises(TransportError, match="no answer"):
-        asyncio.run(submit(workers, "key", task).await_(LONG))
+        asyncio.run(submit(workers, "key", task).await_(GENEROUS_TIMEOUT))
 
 
 # Tests and forks
@@ -474,6 +476,6 @@ def test_workers_can_be_forgotten(workers: Workers, gate: Gate) -> None:
         submit(workers, f"key{number}", gate)
     background.forget_workers()
     assert get_workers() is not workers
-    assert submit(get_workers(), "key").wait(LONG) is TOKEN
+    assert submit(get_workers(), "key").wait(GENEROUS_TIMEOUT) is TOKEN
     gate.opened.set()
-    assert workers.join(LONG)
+    assert workers.join(GENEROUS_TIMEOUT)

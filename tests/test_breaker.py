@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support.caches import SHARED_BACKENDS, CacheBackend
 from support.clocks import Clock
-from support.trouble import TroubledCache, refused
+from support.faulty_cache import FaultyCache, refused
 
 from hubspot_identify import store as store_module
 from hubspot_identify.answers import error_of
@@ -432,7 +432,7 @@ def test_one_probe_for_all_processes(new_breaker: NewBreaker, clock: Clock) -> N
 
 
 def test_a_probe_that_dies_delays_the_next_by_no_more_than_a_call(
-    breaker: Breaker, clock: Clock, troubled: type[TroubledCache]
+    breaker: Breaker, clock: Clock, faulty_cache: type[FaultyCache]
 ) -> None:
     """The others wait for a whole call, which is TIMEOUT and a second, and then one of them tries."""
     fail(breaker, FAILURES)
@@ -443,7 +443,7 @@ def test_a_probe_that_dies_delays_the_next_by_no_more_than_a_call(
         kept[key] = timeout
         return True
 
-    troubled.instead["add"] = add
+    faulty_cache.instead["add"] = add
     assert breaker.allows_call()
     assert kept[breaker._probe_key] == 4
 
@@ -557,13 +557,13 @@ def test_late_results_change_nothing(breaker: Breaker, clock: Clock) -> None:
     assert breaker.allows_call()
 
 
-def test_a_process_knows_what_it_saw(new_breaker: NewBreaker, clock: Clock, troubled: type[TroubledCache]) -> None:
+def test_a_process_knows_what_it_saw(new_breaker: NewBreaker, clock: Clock, faulty_cache: type[FaultyCache]) -> None:
     """Whether the breaker was open at the last look costs no cache operation, and ends by itself."""
     one, other = new_breaker(), new_breaker()
     fail(one, FAILURES)
-    troubled.heal()
+    faulty_cache.reset()
     assert (one.is_open_locally, other.is_open_locally) == (True, False)
-    assert troubled.count() == 0
+    assert faulty_cache.count() == 0
     assert not other.allows_call()
     assert other.is_open_locally
     clock.pass_by(COOL_DOWN * LONGEST)
@@ -731,7 +731,9 @@ def test_threads_never_exceed_the_rate(cache_backend: CacheBackend, new_breaker:
             clock.pass_by(1)
 
 
-def test_the_window_leaves_one_key_behind(troubled: type[TroubledCache], new_breaker: NewBreaker, clock: Clock) -> None:
+def test_the_window_leaves_one_key_behind(
+    faulty_cache: type[FaultyCache], new_breaker: NewBreaker, clock: Clock
+) -> None:
     """Not one a second: a cache with few places is not filled with counters."""
     breaker = new_breaker(RATE_LIMIT=2)
     backend = caches["default"]
@@ -782,7 +784,7 @@ def test_while_one_turns_the_window_the_others_wait(new_breaker: NewBreaker, clo
 
 
 def test_a_window_that_another_turned_meanwhile(
-    new_breaker: NewBreaker, clock: Clock, troubled: type[TroubledCache]
+    new_breaker: NewBreaker, clock: Clock, faulty_cache: type[FaultyCache]
 ) -> None:
     """Who wins the turn looks again, and counts in the window that is there."""
     breaker, key = new_breaker(RATE_LIMIT=2), new_breaker()._key + ":rate"
@@ -794,12 +796,12 @@ def test_a_window_that_another_turned_meanwhile(
         caches["default"].set(key, window + 1)
         return True
 
-    troubled.instead["add"] = turned_before
+    faulty_cache.instead["add"] = turned_before
     assert [breaker.allows_call() for _ in range(2)] == [True, False]
 
 
 def test_the_first_window_that_another_began(
-    new_breaker: NewBreaker, clock: Clock, troubled: type[TroubledCache]
+    new_breaker: NewBreaker, clock: Clock, faulty_cache: type[FaultyCache]
 ) -> None:
     """Between "there is no window" and "here is mine" another's may appear; the call is counted there."""
     breaker = new_breaker(RATE_LIMIT=2)
@@ -808,22 +810,22 @@ def test_the_first_window_that_another_began(
         caches["default"].set(key, value)
         return False
 
-    troubled.instead["add"] = quicker
+    faulty_cache.instead["add"] = quicker
     assert [breaker.allows_call() for _ in range(2)] == [True, False]
 
 
-def test_a_window_that_can_not_be_had(new_breaker: NewBreaker, troubled: type[TroubledCache]) -> None:
+def test_a_window_that_can_not_be_had(new_breaker: NewBreaker, faulty_cache: type[FaultyCache]) -> None:
     """A cache that neither counts nor adds lets no call through, rather than all."""
-    troubled.instead["add"] = lambda *_, **__: False
+    faulty_cache.instead["add"] = lambda *_, **__: False
     assert not new_breaker().allows_call()
 
 
 @pytest.fixture
 def breaker_without_cache(
-    monkeypatch: pytest.MonkeyPatch, troubled: type[TroubledCache], new_breaker: NewBreaker, clock: Clock
+    monkeypatch: pytest.MonkeyPatch, faulty_cache: type[FaultyCache], new_breaker: NewBreaker, clock: Clock
 ) -> Breaker:
     """A breaker whose cache fails."""
-    troubled.instead["*"] = refused
+    faulty_cache.instead["*"] = refused
     monkeypatch.setattr(store_module, "time", clock)
     return new_breaker()
 
@@ -864,13 +866,13 @@ def test_without_a_cache_changed_names_get_no_call(breaker_without_cache: Breake
 @pytest.mark.parametrize("broken", ["incr", "add"])
 def test_trouble_that_shows_while_the_window_is_asked(
     monkeypatch: pytest.MonkeyPatch,
-    troubled: type[TroubledCache],
+    faulty_cache: type[FaultyCache],
     new_breaker: NewBreaker,
     clock: Clock,
     broken: str,
 ) -> None:
     """A cache that can do everything else means one call a second as well, and not one a minute."""
-    troubled.instead[broken] = refused
+    faulty_cache.instead[broken] = refused
     monkeypatch.setattr(store_module, "time", clock)
     breaker = new_breaker()
     for _ in range(4):

@@ -143,7 +143,7 @@ def test_fresh_key_gets_the_token(client: TokenClient, token_server: TokenServer
 
     def next_key() -> str:
         key = next(keys)
-        token_server.reject_key() if key == "expired" else token_server.mood("healthy")
+        token_server.reject_key() if key == "expired" else token_server.set_scenario("healthy")
         return key
 
     assert email_of(client.create_token(ADA, config_of(token_server.url, API_KEY=next_key))) == ADA.email
@@ -394,14 +394,14 @@ def test_aborted_client_opens_no_connection(client: TokenClient, token_server: T
 
 
 @pytest.mark.parametrize(
-    "mood", ["hang", "hang_after_headers", "drip_headers", "drip_body", "drip_to_close", "continue"]
+    "scenario", ["hang", "hang_after_headers", "drip_headers", "drip_body", "drip_to_close", "continue"]
 )
 def test_aborted_call_ends(
-    client: TokenClient, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch, mood: Any
+    client: TokenClient, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch, scenario: Any
 ) -> None:
     """Whatever the server does, the thread that waits for it is released. The response is not blamed for it."""
     monkeypatch.setattr(client_module, "READ_TIMEOUT", 30.0)
-    token_server.mood(mood, interval=0.01)
+    token_server.set_scenario(scenario, interval=0.01)
     timer = threading.Timer(0.3, client.abort)
     timer.start()
     with pytest.raises(TransportError) as caught:
@@ -416,7 +416,7 @@ def test_aborted_call_ends_during_the_tls_handshake(
     """Also while a server that speaks no TLS is expected to."""
     monkeypatch.setattr(client_module, "CONNECT_TIMEOUT", 30.0)
     monkeypatch.setattr(client_module, "READ_TIMEOUT", 30.0)
-    token_server.mood("hang")
+    token_server.set_scenario("hang")
     timer = threading.Timer(0.3, client.abort)
     timer.start()
     with pytest.raises(TransportError):
@@ -435,7 +435,7 @@ def test_cookies_are_not_kept(client: TokenClient, token_server: TokenServer) ->
 
 def test_reset_is_a_transport_error(client: TokenClient, token_server: TokenServer) -> None:
     """A server that resets the connection is not asked a second time."""
-    token_server.mood("reset")
+    token_server.set_scenario("reset")
     with pytest.raises(TransportError):
         client.create_token(ADA, config_of(token_server.url))
     assert token_server.calls == 1
@@ -444,7 +444,7 @@ def test_reset_is_a_transport_error(client: TokenClient, token_server: TokenServ
 @pytest.mark.parametrize("status", [101, 102, 103, 199])
 def test_interim_response_is_a_transport_error(client: TokenClient, token_server: TokenServer, status: int) -> None:
     """Only 100 is skipped. After any other interim status no response on the connection is used."""
-    token_server.mood("stray", call=1, status=status)
+    token_server.set_scenario("stray", call=1, status=status)
     with pytest.raises(TransportError):
         client.create_token(ADA, config_of(token_server.url))
     assert token_server.calls == 1
@@ -485,7 +485,7 @@ ODD_TOKEN = "with a token that can't stand in an address"
 
 
 @pytest.mark.parametrize(
-    ("mood", "options", "problem"),
+    ("scenario", "options", "problem"),
     [
         ("html", {}, "without a token"),
         ("empty", {}, "with an empty body"),
@@ -522,10 +522,10 @@ ODD_TOKEN = "with a token that can't stand in an address"
     ids=lambda value: str(value)[:60] if not isinstance(value, dict) else str(value.get("body", ""))[:30],
 )
 def test_an_answer_that_is_no_token_is_unexpected(
-    client: TokenClient, token_server: TokenServer, mood: Any, options: dict[str, Any], problem: str
+    client: TokenClient, token_server: TokenServer, scenario: Any, options: dict[str, Any], problem: str
 ) -> None:
     """The error says what kind of answer it was and quotes none of it."""
-    token_server.mood(mood, **options)
+    token_server.set_scenario(scenario, **options)
     status = options.get("status", 200)
     with pytest.raises(UnexpectedResponseError) as caught:
         client.create_token(ADA, config_of(token_server.url))
@@ -545,7 +545,7 @@ def test_exactly_the_allowed_size_is_read(client: TokenClient, token_server: Tok
 @pytest.mark.parametrize("scheme", ["bearer", "hapikey"])
 def test_redirects_are_refused(client: TokenClient, token_server: TokenServer, status: int, scheme: str) -> None:
     """A credential does not travel, not even on the same host."""
-    token_server.mood("redirect", status=status)
+    token_server.set_scenario("redirect", status=status)
     with pytest.raises(UnexpectedResponseError) as caught:
         client.create_token(ADA, config_of(token_server.url, AUTH_SCHEME=scheme))
     assert str(caught.value) == f"HubSpot answered {status}, a redirect, which is not followed."
@@ -572,7 +572,7 @@ def test_statuses_without_a_meaning_are_unexpected(client: TokenClient, token_se
 
 
 @pytest.mark.parametrize(
-    ("mood", "text"),
+    ("scenario", "text"),
     [
         ("refused", "HubSpot could not be reached."),
         ("unconnectable", "HubSpot could not be reached within 0.1 s."),
@@ -582,19 +582,19 @@ def test_statuses_without_a_meaning_are_unexpected(client: TokenClient, token_se
     ],
 )
 def test_no_answer_is_a_transport_error(
-    client: TokenClient, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch, mood: Any, text: str
+    client: TokenClient, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch, scenario: Any, text: str
 ) -> None:
     """In words of ours, without the library's exception behind it; and a later call is not the worse for it."""
     monkeypatch.setattr(client_module, "CONNECT_TIMEOUT", 0.1)
     monkeypatch.setattr(client_module, "READ_TIMEOUT", 0.1)
-    token_server.mood(mood)
+    token_server.set_scenario(scenario)
     config = config_of(token_server.url)
     with pytest.raises(TransportError) as caught:
         client.create_token(ADA, config)
     assert str(caught.value) == text
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
-    token_server.mood("healthy")
+    token_server.set_scenario("healthy")
     monkeypatch.undo()
     assert email_of(client.create_token(ADA, config)) == ADA.email
 
@@ -619,7 +619,7 @@ def test_malformed_proxy_is_a_transport_error(client: TokenClient, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("mood", "is_sent"),
+    ("scenario", "is_sent"),
     [
         ("refused", False),
         ("unconnectable", False),
@@ -631,12 +631,12 @@ def test_malformed_proxy_is_a_transport_error(client: TokenClient, monkeypatch: 
     ],
 )
 def test_error_says_whether_the_request_was_sent(
-    client: TokenClient, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch, mood: Any, is_sent: bool
+    client: TokenClient, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch, scenario: Any, is_sent: bool
 ) -> None:
     """What fails before cannot be caused by a visitor's data."""
     monkeypatch.setattr(client_module, "CONNECT_TIMEOUT", 0.1)
     monkeypatch.setattr(client_module, "READ_TIMEOUT", 0.1)
-    token_server.mood(mood, call=1, status=103)
+    token_server.set_scenario(scenario, call=1, status=103)
     with pytest.raises(TransportError) as caught:
         client.create_token(ADA, config_of(token_server.url))
     assert caught.value.request_sent is is_sent
@@ -656,7 +656,7 @@ def test_request_is_not_sent_if_a_proxy_refuses_the_tunnel(
     """Nor if the proxy does not complete a TLS handshake. What the proxy was sent contains nothing of the visitor."""
     monkeypatch.setattr(client_module, "CONNECT_TIMEOUT", 1.0 if scheme == "https" else 30.0)
     monkeypatch.setenv("HTTPS_PROXY", f"{scheme}://127.0.0.1:{token_server.port}")
-    token_server.answer(502) if scheme == "http" else token_server.mood("hang")
+    token_server.answer(502) if scheme == "http" else token_server.set_scenario("hang")
     with pytest.raises(TransportError) as caught:
         client.create_token(ADA, config_of("https://api.hubapi.com"))
     assert not caught.value.request_sent
@@ -667,7 +667,7 @@ def test_second_request_of_a_call_counts_for_itself(client: TokenClient, token_s
 
     def next_key() -> str:
         key = next(keys)
-        token_server.reject_key() if key == "expired" else token_server.mood("refused")
+        token_server.reject_key() if key == "expired" else token_server.set_scenario("refused")
         return key
 
     keys = iter(["expired", "fresh"])

@@ -17,12 +17,12 @@ HERE = Path(__file__).parent
 
 
 def test_with_django_cookie_consent() -> None:
-    """All of ``neighbours/consent_cases.py`` holds, in a site and a process with the real package."""
+    """All of ``integrations/consent_cases.py`` holds, in a site and a process with the real package."""
     run = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-q", "--ds=neighbours.consent_settings"),
+            *(sys.executable, "-m", "pytest", "-q", "--ds=integrations.consent_settings"),
             *("-Wignore::DeprecationWarning", "-Wignore::PendingDeprecationWarning"),
-            str(HERE / "neighbours" / "consent_cases.py"),
+            str(HERE / "integrations" / "consent_cases.py"),
         ],
         cwd=HERE.parent,
         capture_output=True,

@@ -206,7 +206,7 @@ def test_hubspot_may_hang_and_the_demo_goes_on(chromium: Browser, environment: d
         page.goto(f"{origin}/login/")
         page.get_by_label(re.compile("API is")).select_option("hung")
         page.get_by_role("button", name="Switch").click()
-        expect(page.locator(".mood.troubled")).to_be_visible()
+        expect(page.locator(".mood.faulty_cache")).to_be_visible()
         page.get_by_role("button", name="Grace Hopper").click()
         expect(page.get_by_role("button", name="Log out")).to_be_visible()
         expect(page.frame_locator(CHAT).locator("body")).to_have_attribute("data-visitor", "unknown")

@@ -186,7 +186,7 @@ def test_every_refusal_is_explained(
 
 
 @pytest.mark.parametrize(
-    ("mood", "hint", "link"),
+    ("scenario", "hint", "link"),
     [
         ("refused", "takes no connection", ""),
         ("hang", "slow or in trouble", network.STATUS),
@@ -198,36 +198,36 @@ def test_every_refusal_is_explained(
         ("truncated", "proxies on the way", GUIDE),
     ],
 )
-def test_every_mood_of_the_network(
-    settings: Settings, token_server: TokenServer, mood: Any, hint: str, link: str
+def test_every_scenario_of_the_network(
+    settings: Settings, token_server: TokenServer, scenario: Any, hint: str, link: str
 ) -> None:
     """However the answer fails to come, the doctor is done within TIMEOUT and says how far it got."""
-    if mood in {"hang", "drip_headers"}:
+    if scenario in {"hang", "drip_headers"}:
         configure(settings, TIMEOUT=0.3)
-    token_server.mood(mood)
+    token_server.set_scenario(scenario)
     token = findings()["token"]
     assert (token["level"], token["link"]) == ("error", link)
     assert hint in token["hint"]
     assert token["seconds"] < network.READ_TIMEOUT
 
 
-@pytest.mark.parametrize("mood", list(Mood))
-def test_every_mood_of_the_sandbox(settings: Settings, mood: Mood) -> None:
+@pytest.mark.parametrize("scenario", list(Mood))
+def test_every_scenario_of_the_sandbox(settings: Settings, scenario: Mood) -> None:
     """Against the sandbox the doctor is well when it is, and has a hint for all else."""
     settings.DEBUG = True
     settings.ROOT_URLCONF = SITE
     sandbox.reset()
     sandbox.slow_seconds = sandbox.hung_seconds = 2.0
-    sandbox.set_mood(mood)
+    sandbox.set_mood(scenario)
     with serving_site() as origin:
         configure(settings, BASE_URL=f"{origin}/sandbox/api", LOADER_URL=f"{origin}/sandbox/loader/123.js")
-        if mood in {Mood.SLOW, Mood.HUNG}:
+        if scenario in {Mood.SLOW, Mood.HUNG}:
             configure(settings, TIMEOUT=0.5)
         found = findings()
         sandbox.reset()  # lets those go that hang
     assert found["loader"]["level"] == "ok"
-    assert found["token"]["level"] == ("ok" if mood is Mood.HEALTHY else "error")
-    assert bool(found["token"]["hint"]) is (mood is not Mood.HEALTHY)
+    assert found["token"]["level"] == ("ok" if scenario is Mood.HEALTHY else "error")
+    assert bool(found["token"]["hint"]) is (scenario is not Mood.HEALTHY)
 
 
 def test_a_name_that_cannot_be_resolved(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +245,7 @@ def test_a_proxy_in_the_environment(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, token_server: TokenServer
 ) -> None:
     """Where the environment has a proxy, that is where to look; its password is not shown."""
-    token_server.mood("refused")
+    token_server.set_scenario("refused")
     monkeypatch.setenv("HTTPS_PROXY", f"http://user:{KEY}@127.0.0.1:{token_server.port}")
     configure(settings, BASE_URL="https://api.hubapi.com")
     token = findings()["token"]
@@ -415,26 +415,26 @@ def loader_server(token_server_process: TokenServerProcess) -> Iterator[TokenSer
 
 
 @pytest.mark.parametrize(
-    ("mood", "level"),
+    ("scenario", "level"),
     [
         (lambda server: server.answer(200, "//"), "ok"),
         (lambda server: server.answer(404), "error"),
-        (lambda server: server.mood("refused"), "warning"),
-        (lambda server: server.mood("drip_headers"), "warning"),
+        (lambda server: server.set_scenario("refused"), "warning"),
+        (lambda server: server.set_scenario("drip_headers"), "warning"),
     ],
 )
 def test_loader(
     settings: Settings,
     loader_server: TokenServer,
     monkeypatch: pytest.MonkeyPatch,
-    mood: Callable[[TokenServer], None],
+    scenario: Callable[[TokenServer], None],
     level: str,
 ) -> None:
     """The chat's script is fetched, as a browser would; a wrong portal or region shows."""
     if level == "warning":  # where waiting does not help
         monkeypatch.setattr(network, "CONNECT_TIMEOUT", 0.2)
         monkeypatch.setattr(network, "READ_TIMEOUT", 0.2)
-    mood(loader_server)
+    scenario(loader_server)
     configure(settings, LOADER_URL=f"{loader_server.url}/123.js")
     assert findings()["loader"]["level"] == level
     assert all("Authorization" not in request.headers for request in loader_server.requests())
@@ -585,7 +585,7 @@ def test_progress_on_a_terminal(settings: Settings, token_server: TokenServer, m
     """On a terminal the seconds count up while HubSpot is waited for, and the line is gone afterwards."""
     configure(settings, TIMEOUT=30)
     monkeypatch.setattr(client, "READ_TIMEOUT", 30.0)
-    token_server.mood("held")
+    token_server.set_scenario("held")
     terminal = Terminal(then=token_server.release)
     call_command("hubspot_doctor", stdout=StringIO(), stderr=terminal)
     start, *shown, end = terminal.getvalue().split("\r")

@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator
 import pytest
 from support import hosts
 from support.caches import SHARED_BACKENDS, CacheBackend
-from support.clocks import once_in_time
+from support.clocks import GENEROUS_TIMEOUT, once_in_time
 from support.hosts import Host, settings_of
 from support.server import TokenServer
 
 NewHosts = Callable[..., list[Host]]
 
 LIFE = 4.0  # seconds, of a lock or a probe
-PATIENCE = 15.0  # with what a busy machine needs beside
 
 
 @pytest.fixture
@@ -42,7 +41,7 @@ def test_200_first_requests_of_one_visitor_in_four_processes(
     new_hosts: NewHosts, token_server: TokenServer, most: int
 ) -> None:
     """One call where the cache is shared, one a process where it is not. All go on before HubSpot answers."""
-    token_server.mood("held")
+    token_server.set_scenario("held")
     fleet = new_hosts(4, TIMEOUT=30)
     for host in fleet:
         host.run(hosts.change, "client.READ_TIMEOUT", 120.0)
@@ -101,7 +100,7 @@ def test_a_host_that_dies_with_a_lock(new_hosts: NewHosts, token_server: TokenSe
     dying.die()
     token = other.run(hosts.get_token, "ada@example.com", 1.0)
     assert token is None or time.monotonic() - started >= LIFE
-    while token is None and time.monotonic() - started < PATIENCE:
+    while token is None and time.monotonic() - started < GENEROUS_TIMEOUT:
         token = other.run(hosts.get_token, "ada@example.com", 0.25)
         time.sleep(0.05)  # as a browser does between two questions
     assert token is not None
@@ -114,14 +113,14 @@ def test_a_host_that_dies_with_the_probe(new_hosts: NewHosts, token_server: Toke
     dying, other = new_hosts(2)
     token_server.answer(429, {"errorType": "RATE_LIMIT"}, {"Retry-After": "1"})
     dying.run(hosts.get_token, "ada@example.com", 5)
-    token_server.mood("healthy")
-    until = time.monotonic() + PATIENCE
+    token_server.set_scenario("healthy")
+    until = time.monotonic() + GENEROUS_TIMEOUT
     while not dying.run(hosts.allows_call) and time.monotonic() < until:
         pass
     probed = time.monotonic()
     dying.die()
     assert not other.run(hosts.allows_call) or time.monotonic() - probed >= LIFE
-    while not (allowed := other.run(hosts.allows_call)) and time.monotonic() - probed < PATIENCE:
+    while not (allowed := other.run(hosts.allows_call)) and time.monotonic() - probed < GENEROUS_TIMEOUT:
         time.sleep(0.05)  # nothing tells of a cache key that expires
     assert allowed
 

@@ -15,8 +15,9 @@ import time_machine
 from django.core.cache import cache, caches
 from django.core.cache.backends.locmem import LocMemCache
 from pytest_django import Settings
+from support.clocks import GENEROUS_TIMEOUT
+from support.faulty_cache import FaultyCache
 from support.server import TokenServer
-from support.trouble import TroubledCache
 
 from hubspot_identify import flights, services
 from hubspot_identify.background import Job, get_workers
@@ -48,7 +49,6 @@ from hubspot_identify.visitors import Visitor
 NOW = 1_800_000_000.0
 ADA = Visitor("ada@example.com", "Ada")
 EVE = Visitor("eve@example.com")
-LONG = 30.0
 
 
 @pytest.fixture
@@ -64,9 +64,9 @@ def fly(visitor: Visitor = ADA, config: Config | None = None) -> VisitorToken | 
     job = start_flight(entry_key(visitor, config), visitor, config)
     assert job is not None
     try:
-        return job._future.result(LONG)
+        return job._future.result(GENEROUS_TIMEOUT)
     finally:
-        assert get_workers().join(LONG)
+        assert get_workers().join(GENEROUS_TIMEOUT)
 
 
 def entry_of(visitor: Visitor = ADA, now: float = NOW) -> Entry:
@@ -95,14 +95,14 @@ def test_a_token_lands_in_the_cache(hubspot: TokenServer, still: time_machine.Co
 def test_the_clock_starts_before_the_call(hubspot: TokenServer) -> None:
     """The twelve hours count from when HubSpot was asked, not from when it answered."""
     with time_machine.travel(NOW, tick=False) as traveller:
-        hubspot.mood("held")
+        hubspot.set_scenario("held")
         config = get_config()
         job = start_flight(entry_key(ADA, config), ADA, config)
         assert job is not None
         assert hubspot.wait_for_calls(1)
         traveller.shift(2)
         hubspot.release()
-        token = job._future.result(LONG)
+        token = job._future.result(GENEROUS_TIMEOUT)
     assert token is not None
     assert token.created_at == NOW
 
@@ -124,7 +124,7 @@ def test_who_finds_the_lock_taken_takes_what_has_landed(hubspot: TokenServer, st
     assert (token.value, hubspot.calls) == ("theirs", 0)
 
 
-def test_the_lock_outlives_the_call(hubspot: TokenServer, troubled: type[TroubledCache]) -> None:
+def test_the_lock_outlives_the_call(hubspot: TokenServer, faulty_cache: type[FaultyCache]) -> None:
     """It is taken for the whole timeout and one second more, and never deleted after a call."""
     locked: dict[str, object] = {}
 
@@ -132,10 +132,10 @@ def test_the_lock_outlives_the_call(hubspot: TokenServer, troubled: type[Trouble
         locked[key] = timeout
         return True
 
-    troubled.instead["add"] = add
+    faulty_cache.instead["add"] = add
     assert fly() is not None
     assert locked[f"{entry_key(ADA, get_config())}:lock"] == 4
-    assert "delete_many" not in [operation for operation, _ in troubled.asked]
+    assert "delete_many" not in [operation for operation, _ in faulty_cache.asked]
 
 
 def test_the_winner_looks_again(hubspot: TokenServer, still: time_machine.Coordinates) -> None:
@@ -201,8 +201,8 @@ def test_changed_names_are_tried_again(hubspot: TokenServer, settings: Settings)
             fly(visitor)
         assert (hubspot.calls, entry_of().token) == (1, "old")
         traveller.shift(RETRY_CHANGES)
-        token = services.get_token(ADA, wait=LONG)
-        assert get_workers().join(LONG)
+        token = services.get_token(ADA, wait=GENEROUS_TIMEOUT)
+        assert get_workers().join(GENEROUS_TIMEOUT)
         assert token != services.get_token(ADA)
         keep(EVE, **{**changed, "created_at": NOW - 9 * HOUR})
         traveller.shift(1)
@@ -256,7 +256,7 @@ def test_failure_stays_on_record_for_an_hour(hubspot: TokenServer) -> None:
         entry = entry_of(now=time.time())
         assert entry.has_failure(entry.retry_at + FAILURE_RECORD - 1)
         assert not entry.has_failure(entry.retry_at + FAILURE_RECORD)
-        hubspot.mood("healthy")
+        hubspot.set_scenario("healthy")
         assert fly() is not None
         with_token = entry_of(now=time.time())
         assert with_token.failed_at == NOW
@@ -298,7 +298,7 @@ def test_visitor_with_a_failure_is_not_the_probe(hubspot: TokenServer) -> None:
         for number in range(FAILURES):
             with pytest.raises(UnavailableError):
                 fly(Visitor(f"visitor{number}@example.com"))
-        hubspot.mood("healthy")
+        hubspot.set_scenario("healthy")
         traveller.shift(RETRY_FAILED[1])
         assert fly(Visitor("visitor0@example.com")) is None
         assert hubspot.calls == FAILURES
@@ -308,22 +308,22 @@ def test_visitor_with_a_failure_is_not_the_probe(hubspot: TokenServer) -> None:
 
 def test_visitors_who_met_a_failed_connection_may_be_the_probe(hubspot: TokenServer) -> None:
     """No visitor can have caused it, so after an outage the next visitor closes the breaker, even if it is the same."""
-    hubspot.mood("refused")
+    hubspot.set_scenario("refused")
     with time_machine.travel(NOW, tick=False) as traveller:
         for number in range(FAILURES):
             with pytest.raises(TransportError):
                 fly(Visitor(f"visitor{number}@example.com"))
-        hubspot.mood("healthy")
+        hubspot.set_scenario("healthy")
         traveller.shift(max(RETRY_FAILED[1], COOL_DOWN * (1 + COOL_DOWN_SPREAD)))
         assert fly(Visitor("visitor0@example.com")) is not None
 
 
-@pytest.mark.parametrize(("mood", "on_record"), [("refused", False), ("reset", True)])
+@pytest.mark.parametrize(("scenario", "on_record"), [("refused", False), ("reset", True)])
 def test_failure_before_the_request_is_not_on_the_visitors_record(
-    hubspot: TokenServer, still: time_machine.Coordinates, mood: Any, on_record: bool
+    hubspot: TokenServer, still: time_machine.Coordinates, scenario: Any, on_record: bool
 ) -> None:
     """The visitor is tried again after the same delay."""
-    hubspot.mood(mood)
+    hubspot.set_scenario(scenario)
     with pytest.raises(TransportError):
         fly()
     assert entry_of().has_failure(NOW) is on_record
@@ -430,26 +430,26 @@ def heard_of_failures() -> Iterator[list[object]]:
 
 def be_late(server: TokenServer, visitor: Visitor = ADA) -> None:
     """Let a call pass its deadline, and the next job account for it."""
-    server.mood("held")
+    server.set_scenario("held")
     config = get_config()
     job = start_flight(entry_key(visitor, config), visitor, config)
     assert job is not None
     assert server.wait_for_calls(1)
     with pytest.raises(TransportError):
-        job.wait(LONG)
+        job.wait(GENEROUS_TIMEOUT)
 
 
 def account_for_late_ones() -> None:
-    job = get_workers().submit("next", lambda *_: None, LONG)
+    job = get_workers().submit("next", lambda *_: None, GENEROUS_TIMEOUT)
     assert job is not None
-    job.wait(LONG)
+    job.wait(GENEROUS_TIMEOUT)
 
 
 def test_a_late_answer_fills_the_cache(impatient: TokenServer) -> None:
     """Nobody waits for it any more, and the next page has it."""
     be_late(impatient)
     impatient.release()
-    assert get_workers().join(LONG)
+    assert get_workers().join(GENEROUS_TIMEOUT)
     token = services.get_token(ADA)
     assert token is not None
     assert impatient.emails_by_token() == {token.value: ADA.email}
@@ -466,7 +466,7 @@ def test_a_late_call_counts_as_a_failure(
     key = entry_key(ADA, get_config())
     assert cache.get(key)["token"] is None
     impatient.release()
-    assert get_workers().join(LONG)
+    assert get_workers().join(GENEROUS_TIMEOUT)
     assert cache.get(key)["token"] in impatient.emails_by_token()
 
 
@@ -477,13 +477,13 @@ def test_late_token_leaves_no_failure_on_record(impatient: TokenServer, heard_of
     job = Job("key", flight.fly, 0.0, None)
     with time_machine.travel(NOW, tick=False) as traveller:
         flight._deadline = NOW + 0.2
-        impatient.mood("held")
+        impatient.set_scenario("held")
         thread = threading.Thread(target=flight.fly, args=(job, TokenClient()))
         thread.start()
         assert impatient.wait_for_calls(1)
         traveller.shift(1)
         impatient.release()
-        thread.join(LONG)
+        thread.join(GENEROUS_TIMEOUT)
         flight.give_up()
         assert entry_of(now=NOW + 1).token is not None
         assert not entry_of(now=NOW + 1).has_failure(NOW + 1)
@@ -508,8 +508,8 @@ def test_a_late_error_is_counted_once(impatient: TokenServer, heard_of_failures:
     """By the deadline, and not again when the thread comes back."""
     be_late(impatient)
     account_for_late_ones()
-    impatient.mood("refused")  # ends the connection
-    assert get_workers().join(LONG)
+    impatient.set_scenario("refused")  # ends the connection
+    assert get_workers().join(GENEROUS_TIMEOUT)
     assert len(heard_of_failures) == 1
 
 
@@ -518,8 +518,8 @@ def test_a_late_error_that_comes_before_anybody_gave_it_up(
 ) -> None:
     """Nobody came by between the deadline and the error, which counts then, and not again when somebody comes."""
     be_late(impatient)
-    impatient.mood("refused")
-    assert get_workers().join(LONG)
+    impatient.set_scenario("refused")
+    assert get_workers().join(GENEROUS_TIMEOUT)
     assert entry_of(now=time.time()).retry_at > time.time()
     account_for_late_ones()
     assert len(heard_of_failures) == 1
@@ -552,7 +552,7 @@ def test_a_slow_receiver_is_not_held_against_hubspot(
     deadline_passed = threading.Event()
 
     def slow(**_: object) -> None:
-        deadline_passed.wait(LONG)
+        deadline_passed.wait(GENEROUS_TIMEOUT)
 
     hubspot.answer(status, {"token": "made"})
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "TIMEOUT": 2.0}
@@ -563,12 +563,12 @@ def test_a_slow_receiver_is_not_held_against_hubspot(
         job = start_flight(entry_key(ADA, config), ADA, config)
         assert job is not None
         with contextlib.suppress(UnavailableError):
-            assert job.wait(LONG) is not None  # before the receiver is through
+            assert job.wait(GENEROUS_TIMEOUT) is not None  # before the receiver is through
         while time.monotonic() < job.deadline:
             time.sleep(0.01)
         account_for_late_ones()
         deadline_passed.set()
-        assert get_workers().join(LONG)
+        assert get_workers().join(GENEROUS_TIMEOUT)
     finally:
         for signal in (token_created, token_failed):
             signal.disconnect(slow)
@@ -581,7 +581,7 @@ def test_a_slow_receiver_is_not_held_against_hubspot(
 
 def test_a_slow_cache_is_not_held_against_hubspot(
     impatient: TokenServer,
-    troubled: type[TroubledCache],
+    faulty_cache: type[FaultyCache],
     caplog: pytest.LogCaptureFixture,
     heard_of_failures: list[object],
 ) -> None:
@@ -589,24 +589,24 @@ def test_a_slow_cache_is_not_held_against_hubspot(
     deadline_passed = threading.Event()
 
     def slow(*args: Any, **options: Any) -> bool:
-        deadline_passed.wait(LONG)
+        deadline_passed.wait(GENEROUS_TIMEOUT)
         return True
 
-    troubled.instead["add"] = slow
+    faulty_cache.instead["add"] = slow
     config = get_config()
     job = start_flight(entry_key(ADA, config), ADA, config)
     assert job is not None
     with pytest.raises(TransportError):
-        job.wait(LONG)
+        job.wait(GENEROUS_TIMEOUT)
     account_for_late_ones()
     deadline_passed.set()
-    assert get_workers().join(LONG)
+    assert get_workers().join(GENEROUS_TIMEOUT)
     assert (impatient.calls, heard_of_failures) == (0, [])
     assert "did not answer" not in caplog.text
     assert get_breaker(config).state == CLOSED
 
 
-def test_an_answer_and_its_own_giving_up_may_meet(impatient: TokenServer, troubled: type[TroubledCache]) -> None:
+def test_an_answer_and_its_own_giving_up_may_meet(impatient: TokenServer, faulty_cache: type[FaultyCache]) -> None:
     """The token lands between the giver-up's look into the cache and what it writes, and is not lost."""
     be_late(impatient)
     key = entry_key(ADA, get_config())
@@ -624,11 +624,11 @@ def test_an_answer_and_its_own_giving_up_may_meet(impatient: TokenServer, troubl
             written.wait(0.3)  # which it would be, if nothing held it up
         return found
 
-    troubled.instead.update(get=get, set=keep_account)
+    faulty_cache.instead.update(get=get, set=keep_account)
     account_for_late_ones()
     assert landed.is_set()
-    assert get_workers().join(LONG)
-    troubled.heal()
+    assert get_workers().join(GENEROUS_TIMEOUT)
+    faulty_cache.reset()
     assert cache.get(key)["token"] in impatient.emails_by_token()
 
 

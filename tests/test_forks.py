@@ -149,7 +149,7 @@ def test_a_fork_during_the_first_import(token_server: TokenServer) -> None:
 
 def test_a_child_begins_with_free_slots(token_server: TokenServer) -> None:
     """However busy the parent's workers were at the fork; and it knows nothing of the parent's breakers."""
-    token_server.mood("held")
+    token_server.set_scenario("held")
     output = run(
         """
         from hubspot_identify import client

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from pytest_django import Settings
-from support.server import Mood, TokenServer
+from support.server import Scenario, TokenServer
 
 from hubspot_identify import services
 from hubspot_identify.exceptions import AuthenticationError, TransportError
@@ -88,14 +88,14 @@ def test_a_token_from_the_cache_is_no_span(exporter: InMemorySpanExporter) -> No
 
 
 @pytest.mark.parametrize("opt_in", ["", "http/dup"])
-@pytest.mark.parametrize("mood", ["healthy", "refused"])
+@pytest.mark.parametrize("scenario", ["healthy", "refused"])
 def test_the_recipe_for_keys_in_addresses(
-    settings: Settings, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch, opt_in: str, mood: Mood
+    settings: Settings, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch, opt_in: str, scenario: Scenario
 ) -> None:
     """With ``hapikey`` address and exceptions hold the key; ``docs/observability.rst`` shows how to leave them out."""
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "AUTH_SCHEME": "hapikey"}
     monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", opt_in)
-    token_server.mood(mood)
+    token_server.set_scenario(scenario)
     with spans(excluded_urls="hapikey=") as exporter, contextlib.suppress(TransportError):
         services.create_token(ADA)
     assert exporter.get_finished_spans() == ()

@@ -10,7 +10,7 @@ from support import hosts
 from support.caches import CacheBackend
 from support.clocks import once_in_time
 from support.hosts import Host, settings_of
-from support.server import Mood, TokenServer, TokenServerProcess
+from support.server import Scenario, TokenServer, TokenServerProcess
 
 PROCESSES, THREADS, SLOTS = 2, 4, 2
 
@@ -26,9 +26,9 @@ def pair(cache_backend: CacheBackend, server: TokenServer) -> Iterator[list[Host
 
 
 @pytest.mark.parametrize("cache_backend", ["redis"], indirect=True)
-@pytest.mark.parametrize(("mood", "status"), [("answer", 503), ("hang", None)])
+@pytest.mark.parametrize(("scenario", "status"), [("answer", 503), ("hang", None)])
 def test_an_outage_under_load(
-    cache_backend: CacheBackend, token_server_process: TokenServerProcess, mood: Mood, status: int | None
+    cache_backend: CacheBackend, token_server_process: TokenServerProcess, scenario: Scenario, status: int | None
 ) -> None:
     """Twenty seconds, two processes of four threads: five calls open the breaker, those under way then may end, and
     five failed probes open it again. All times but the pages' are a fifth of the real ones, so it takes four seconds.
@@ -37,7 +37,7 @@ def test_an_outage_under_load(
 
     def attempt() -> None:
         server = token_server_process.open()
-        server.mood(mood, status=status)
+        server.set_scenario(scenario, status=status)
         with pair(cache_backend, server) as fleet:
             for host in fleet:
                 for name, seconds in {
@@ -64,7 +64,7 @@ def test_a_thousand_log_ins_in_fifteen_seconds(
 
     def attempt() -> None:
         server = token_server_process.open()
-        server.mood("rate_limit", calls=190, seconds=10)
+        server.set_scenario("rate_limit", calls=190, seconds=10)
         with pair(cache_backend, server) as fleet:
             log_ins = [
                 host.start(hosts.log_in, f"host{number}", 500, 15.0, (0.4, 1.0, 2.0))

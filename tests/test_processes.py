@@ -67,7 +67,7 @@ def test_process_models(deployable: TokenServer, model: str, monkeypatch: pytest
     with serving(lambda port: [sys.executable, "-m", *MODELS[model](port)], tmp_path / "log") as port:
         with ThreadPoolExecutor(6) as pool:
             assert list(pool.map(lambda email: identify(port, email), visitors)) == visitors
-            deployable.mood("drip_body")
+            deployable.set_scenario("drip_body")
             started = time.monotonic()
             answers = list(pool.map(lambda number: ask(port, f"late{number}@example.com"), range(24)))
             assert time.monotonic() - started < TIMEOUT  # had each waited for HubSpot, it were four times that
@@ -97,7 +97,7 @@ def test_runserver_reloads_while_a_call_hangs(deployable: TokenServer, tmp_path:
                 return ""
 
         before = pid()
-        deployable.mood("drip_body")
+        deployable.set_scenario("drip_body")
         assert ask(port, "ada@example.com")[0] == 202
         assert deployable.wait_for_calls(1, TIMEOUT)
         until = time.monotonic() + 60
@@ -106,5 +106,5 @@ def test_runserver_reloads_while_a_call_hangs(deployable: TokenServer, tmp_path:
                 site.touch()
             time.sleep(0.2)  # the reloader has no event to offer; it looks once a second
         assert now not in {before, ""}
-        deployable.mood("healthy")
+        deployable.set_scenario("healthy")
         assert identify(port, "ada@example.com") == "ada@example.com"

@@ -24,6 +24,7 @@ from django.core.management import call_command
 from django.test import RequestFactory
 from django.views.debug import ExceptionReporter
 from pytest_django import Settings
+from support.clocks import GENEROUS_TIMEOUT
 from support.server import TokenServer
 
 from hubspot_identify import client as client_module
@@ -40,7 +41,6 @@ CONTEXT = "context-of-the-visitor"
 TOKEN = "t0ken-0f-the-visit0r"
 ADA = Visitor(EMAIL, *NAMES, context=(("plan", CONTEXT),))
 
-PATIENCE = 20.0  # seconds, for machines with much else to do
 
 #: All that must not be found, each in the spellings that libraries and servers use.
 SECRETS = {
@@ -76,7 +76,7 @@ ECHO_TEXT = json.dumps(ECHO)
 class Ending:
     """One way for a call to end."""
 
-    mood: Any
+    scenario: Any
     options: dict[str, Any]
     https: bool = False
     answers: bool = True
@@ -133,14 +133,14 @@ def wait_on_the_wire(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def hubspot(token_server: TokenServer, settings: Settings, scheme: str, monkeypatch: pytest.MonkeyPatch) -> TokenServer:
-    """A server of any mood behind the live settings."""
-    wait_on_the_wire(PATIENCE, monkeypatch)
+    """A server of any scenario behind the live settings."""
+    wait_on_the_wire(GENEROUS_TIMEOUT, monkeypatch)
     settings.HUBSPOT_IDENTIFY = {
         "API_KEY": KEY,
         "EMAIL_VERIFIED": True,
         "BASE_URL": token_server.url,
         "AUTH_SCHEME": scheme,
-        "TIMEOUT": PATIENCE,
+        "TIMEOUT": GENEROUS_TIMEOUT,
     }
     return token_server
 
@@ -217,7 +217,7 @@ def test_no_ending_of_a_call_tells_a_secret(
         wait_on_the_wire(0.7, monkeypatch)
     if ending.https:
         settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "BASE_URL": hubspot.https_url}
-    hubspot.mood(ending.mood, **ending.options)
+    hubspot.set_scenario(ending.scenario, **ending.options)
 
     error = error_of_a_call(ADA)
     message = getattr(error, "hubspot_message", "")
@@ -228,14 +228,14 @@ def test_no_ending_of_a_call_tells_a_secret(
         assert type(error).__name__ in report
         assert found_in(report) == set()
 
-    assert services.get_token(ADA, wait=PATIENCE) is None
+    assert services.get_token(ADA, wait=GENEROUS_TIMEOUT) is None
     log = everything_logged()
     assert len(re.findall(r"^(?:WARNING|ERROR) hubspot_identify\.(?:flights|breaker) ", log, re.MULTILINE)) == 1
     assert "DEBUG urllib3.connectionpool Starting new HTTP" in log
     assert found_in(log) == set()
     assert not re.search(r"^ERROR forged", log, re.MULTILINE)
 
-    assert get_workers().join(PATIENCE)
+    assert get_workers().join(GENEROUS_TIMEOUT)
     (sent,) = signals_sent
     sent["error"].hubspot_message = ""
     for report in reports_of(sent["error"], settings):
@@ -254,7 +254,7 @@ def test_no_success_tells_a_secret(
 ) -> None:
     """The same where all goes well; the token is in the cache, and nobody reads it in a repr."""
     hubspot.answer(200, {"token": TOKEN})
-    token = services.get_token(ADA, wait=PATIENCE)
+    token = services.get_token(ADA, wait=GENEROUS_TIMEOUT)
     assert token is not None
     assert token.value == TOKEN
     shown = "***" if scheme == "hapikey" else None
@@ -283,7 +283,7 @@ def test_no_callable_key_is_told_by_its_failure(
         "API_KEY": {"raises": raises, "returns": returns}[failing],
     }
     error = error_of_a_call(ADA)
-    assert services.get_token(ADA, wait=PATIENCE) is None
+    assert services.get_token(ADA, wait=GENEROUS_TIMEOUT) is None
     for text in (*texts_of(error), *reports_of(error, settings), everything_logged()):
         assert found_in(text) == set()
 
@@ -319,7 +319,7 @@ def test_a_mistake_of_ours_is_logged_without_its_text(
         raise AssertionError(f"{KEY} {EMAIL}")
 
     monkeypatch.setattr(client_module, "_token_request", mistake)
-    assert services.get_token(ADA, wait=PATIENCE) is None
+    assert services.get_token(ADA, wait=GENEROUS_TIMEOUT) is None
     log = everything_logged()
     assert "AssertionError" in log
     assert found_in(log.replace("{KEY} {EMAIL}", "")) == set()

@@ -23,9 +23,10 @@ from django.core.cache import cache
 from django.http import HttpRequest
 from django.test import RequestFactory
 from pytest_django import Settings
-from support.clocks import SLACK, Clock, once_in_time
-from support.server import Mood, TokenServer, email_of
-from support.trouble import TroubledCache, refused
+from support.clocks import GENEROUS_TIMEOUT, SLACK, Clock, once_in_time
+from support.faulty_cache import FaultyCache, refused
+from support.server import Scenario, TokenServer, email_of
+from support.workers import wait_for_workers
 
 from hubspot_identify import services, views, widget
 from hubspot_identify import store as store_module
@@ -55,7 +56,6 @@ from hubspot_identify.visitors import Visitor
 ADA = Visitor("ada@example.com", "Ada", "Lovelace")
 EVE = Visitor("eve@example.com")
 NOW = 1_800_000_000.0
-LONG = 30.0
 
 
 def change(settings: Settings, **changes: object) -> None:
@@ -63,16 +63,11 @@ def change(settings: Settings, **changes: object) -> None:
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, **changes}
 
 
-def at_rest() -> None:
-    """Wait until no worker is busy."""
-    assert get_workers().join(LONG)
-
-
 def warm(visitor: Visitor = ADA, account: str | None = None) -> VisitorToken:
     """Have a token in the cache, and return it."""
-    token = services.get_token(visitor, wait=LONG, account=account)
+    token = services.get_token(visitor, wait=GENEROUS_TIMEOUT, account=account)
     assert token is not None
-    at_rest()
+    wait_for_workers()
     return token
 
 
@@ -104,7 +99,7 @@ def test_create_token(hubspot: TokenServer) -> None:
 
 def test_two_who_create_tokens_at_a_time(hubspot: TokenServer) -> None:
     """Two calls are two calls, and each gets the token of its own visitor, or another of the same."""
-    hubspot.mood("healthy", latency=0.2)
+    hubspot.set_scenario("healthy", latency=0.2)
     visitors = [ADA, EVE] * 4
     with ThreadPoolExecutor(SLOTS) as pool:
         tokens = list(pool.map(services.create_token, visitors))
@@ -126,7 +121,7 @@ def test_create_token_passes_breaker_and_rate_window(hubspot: TokenServer, setti
     for _ in range(3):
         with pytest.raises(AuthenticationError):
             services.create_token(ADA)
-    hubspot.mood("healthy")
+    hubspot.set_scenario("healthy")
     assert services.create_token(ADA)
     assert hubspot.calls == 4
 
@@ -134,7 +129,7 @@ def test_create_token_passes_breaker_and_rate_window(hubspot: TokenServer, setti
 def test_get_token_makes_one_behind(hubspot: TokenServer) -> None:
     """The first caller goes without, the next has it, and HubSpot is asked once."""
     assert services.get_token(ADA) is None
-    at_rest()
+    wait_for_workers()
     token = services.get_token(ADA)
     assert token is not None
     assert email_of(token.value) == ADA.email
@@ -144,9 +139,9 @@ def test_get_token_makes_one_behind(hubspot: TokenServer) -> None:
 
 def test_get_token_may_wait(hubspot: TokenServer) -> None:
     """For who asks and for everybody else who asks meanwhile."""
-    hubspot.mood("healthy", latency=0.1)
+    hubspot.set_scenario("healthy", latency=0.1)
     with ThreadPoolExecutor(20) as pool:
-        tokens = set(pool.map(lambda _: services.get_token(ADA, wait=LONG), range(20)))
+        tokens = set(pool.map(lambda _: services.get_token(ADA, wait=GENEROUS_TIMEOUT), range(20)))
     assert len(tokens) == 1
     assert None not in tokens
     assert hubspot.calls == 1
@@ -158,7 +153,7 @@ def test_forget_token(hubspot: TokenServer) -> None:
     services.forget_token(ADA)
     cache.delete(f"{entry_key(ADA, get_config())}:lock")  # which is some seconds old by then
     assert services.get_token(ADA) is None
-    at_rest()
+    wait_for_workers()
     assert warm() != token
 
 
@@ -170,26 +165,26 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_pause")
 def test_forgotten_token_is_not_used_by_a_process_that_kept_it(
-    hubspot: TokenServer, troubled: type[TroubledCache], monkeypatch: pytest.MonkeyPatch
+    hubspot: TokenServer, faulty_cache: type[FaultyCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process has the token in its memory since an outage of the cache. Afterwards, another process forgets it.
 
     The failure of a later fetch does not bring it back either.
     """
-    troubled.instead["*"] = refused
+    faulty_cache.instead["*"] = refused
     token = warm()
-    troubled.heal()
+    faulty_cache.reset()
     assert services.get_token(ADA) == token
     with monkeypatch.context() as other_process:
         other_process.setattr(store_module, "_stores", PerProcess(dict))
         services.forget_token(ADA)
     hubspot.answer(500)
     assert services.get_token(ADA) is None
-    at_rest()
+    wait_for_workers()
     assert hubspot.calls == 2
     with time_machine.travel(time.time() + 3 * HOUR):
         assert services.get_token(ADA) is None
-        at_rest()
+        wait_for_workers()
 
 
 @pytest.mark.parametrize("status", [400, 500])
@@ -202,7 +197,7 @@ def test_forget_token_keeps_the_record_of_a_failure(hubspot: TokenServer, status
     with time_machine.travel(NOW + 9 * HOUR, tick=False):
         cache.delete(f"{key}:lock")
         services.get_token(ADA)
-        at_rest()
+        wait_for_workers()
         before = decode_entry(cache.get(key), key, time.time())
         assert before.token is not None
         services.forget_token(ADA)
@@ -210,7 +205,7 @@ def test_forget_token_keeps_the_record_of_a_failure(hubspot: TokenServer, status
         after = decode_entry(cache.get(key), key, time.time())
         assert (after.token, after.retry_at, after.failed_at) == (None, before.retry_at, NOW + 9 * HOUR)
         assert services.get_token(ADA) is None
-        at_rest()
+        wait_for_workers()
     assert hubspot.calls == 2
 
 
@@ -250,7 +245,7 @@ def test_identify_says_what_the_endpoint_would(hubspot: TokenServer) -> None:
     """First that it is worth asking again, then who it is; nobody for nobody."""
     name = subject(ADA, get_config())
     assert services.identify(request_of()) == services.Identification(name, None, pending=True)
-    at_rest()
+    wait_for_workers()
     found = services.identify(request_of())
     assert found.as_dict() == {"subject": name, "identity": found.identity}
     assert found.identity is not None
@@ -263,20 +258,20 @@ def test_identify_says_what_the_endpoint_would(hubspot: TokenServer) -> None:
 
 def test_identify_waits_as_inline_pages_do(hubspot: TokenServer, settings: Settings) -> None:
     """``PAGE_WAIT`` where the page carries the identity, or as long as one says."""
-    change(settings, DELIVERY="inline", PAGE_WAIT=10, TIMEOUT=LONG)
+    change(settings, DELIVERY="inline", PAGE_WAIT=10, TIMEOUT=GENEROUS_TIMEOUT)
     assert services.identify(request_of()).identity is not None
-    at_rest()
+    wait_for_workers()
     change(settings, DELIVERY=None)
     assert services.identify(request_of("eve@example.com")).identity is None
-    at_rest()
-    assert services.identify(request_of("joe@example.com"), wait=LONG).identity is not None
+    wait_for_workers()
+    assert services.identify(request_of("joe@example.com"), wait=GENEROUS_TIMEOUT).identity is not None
 
 
 def test_a_refused_visitor_is_not_worth_asking_for_again(hubspot: TokenServer) -> None:
     """HubSpot did not accept the data: no identity, and not pending."""
     hubspot.answer(400)
     services.identify(request_of())
-    at_rest()
+    wait_for_workers()
     assert services.identify(request_of()) == services.Identification(subject(ADA, get_config()), None)
     assert hubspot.calls == 1
 
@@ -285,7 +280,7 @@ def test_an_open_breaker_is_not_worth_asking_again(hubspot: TokenServer) -> None
     """For nobody, once this process knows of it."""
     hubspot.reject_key()
     services.identify(request_of())
-    at_rest()
+    wait_for_workers()
     found = services.identify(request_of("eve@example.com"))
     assert (found.identity, found.pending) == (None, False)
 
@@ -315,24 +310,24 @@ def ours(names: list[str]) -> int:
 
 
 def test_the_endpoint_makes_one_cache_operation(
-    hubspot: TokenServer, troubled: type[TroubledCache], connects: list[str]
+    hubspot: TokenServer, faulty_cache: type[FaultyCache], connects: list[str]
 ) -> None:
     """Cold and warm, and no connection; all else is the worker's."""
     main = threading.current_thread().name
     cold = views.identity(request_of())
-    assert (cold.status_code, troubled.count(main)) == (202, 1)
+    assert (cold.status_code, faulty_cache.count(main)) == (202, 1)
     assert ours(connects) == 0
-    at_rest()
+    wait_for_workers()
     assert "hubspot-identify" in connects
     warm = views.identity(request_of())
-    assert (warm.status_code, troubled.count(main)) == (200, 2)
+    assert (warm.status_code, faulty_cache.count(main)) == (200, 2)
     assert ADA.email in warm.content.decode()
     assert ours(connects) == 0
 
 
 def test_the_endpoint_never_waits(hubspot: TokenServer) -> None:
     """With HubSpot hanging and all workers hanging on it, the answer comes at once."""
-    hubspot.mood("hang")
+    hubspot.set_scenario("hang")
 
     def attempt() -> None:
         started = time.monotonic()
@@ -351,31 +346,31 @@ class Untouchable:
         pytest.fail(f"asked for {name}")
 
 
-def test_the_deferred_tag_touches_nothing(troubled: type[TroubledCache], connects: list[str]) -> None:
+def test_the_deferred_tag_touches_nothing(faulty_cache: type[FaultyCache], connects: list[str]) -> None:
     """No cache, no user, no session, no connection."""
     request = RequestFactory().get("/")
     request.user = request.session = Untouchable()  # type: ignore[assignment]
     assert "data-endpoint" in widget.render_script(request)
-    assert (troubled.asked, connects) == ([], [])
+    assert (faulty_cache.asked, connects) == ([], [])
 
 
 def test_the_inline_tag_makes_one_cache_operation(
-    hubspot: TokenServer, troubled: type[TroubledCache], settings: Settings, connects: list[str]
+    hubspot: TokenServer, faulty_cache: type[FaultyCache], settings: Settings, connects: list[str]
 ) -> None:
     """Cold and warm. On a miss it waits for the worker, and the very first page carries the identity."""
     change(settings, DELIVERY="inline", PAGE_WAIT=5)
     main = threading.current_thread().name
     for pages in (1, 2):
         assert ADA.email in widget.render_script(request_of())
-        at_rest()
-        assert troubled.count(main) == pages
+        wait_for_workers()
+        assert faulty_cache.count(main) == pages
     assert ours(connects) == 0
     assert hubspot.calls == 1
 
 
 def test_an_inline_page_waits_no_longer_than_page_wait(hubspot: TokenServer, settings: Settings) -> None:
     """And not at all where that is 0."""
-    hubspot.mood("held")
+    hubspot.set_scenario("held")
 
     def attempt() -> None:
         started = time.monotonic()
@@ -383,7 +378,7 @@ def test_an_inline_page_waits_no_longer_than_page_wait(hubspot: TokenServer, set
         assert page_wait <= time.monotonic() - started < page_wait + SLACK
 
     for page_wait in (0.2, 0):
-        change(settings, DELIVERY="inline", PAGE_WAIT=page_wait, TIMEOUT=LONG)
+        change(settings, DELIVERY="inline", PAGE_WAIT=page_wait, TIMEOUT=GENEROUS_TIMEOUT)
         once_in_time(attempt)
     hubspot.release()
 
@@ -398,7 +393,7 @@ def silent_resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event
     look_up = socket.getaddrinfo
 
     def silent(*args: Any, **options: Any) -> Any:
-        answer.wait(LONG)
+        answer.wait(GENEROUS_TIMEOUT)
         return look_up(*args, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", silent)
@@ -406,7 +401,7 @@ def silent_resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event
     answer.set()
 
 
-MOODS: list[Mood | str] = [
+MOODS: list[Scenario | str] = [
     "refused",
     "unconnectable",
     "silent resolver",
@@ -421,14 +416,14 @@ MOODS: list[Mood | str] = [
 ]
 
 
-def set_mood(mood: str, server: TokenServer, settings: Settings, request: pytest.FixtureRequest) -> None:
-    if mood == "silent resolver":
+def set_mood(scenario: str, server: TokenServer, settings: Settings, request: pytest.FixtureRequest) -> None:
+    if scenario == "silent resolver":
         request.getfixturevalue("silent_resolver")
-    elif mood == "tls":
+    elif scenario == "tls":
         change(settings, BASE_URL=server.https_url)
-        server.mood("hang")
+        server.set_scenario("hang")
     else:
-        server.mood(mood)  # type: ignore[arg-type]
+        server.set_scenario(scenario)  # type: ignore[arg-type]
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -439,12 +434,12 @@ def timed(call: Callable[[], object]) -> float:
     return time.monotonic() - started
 
 
-@pytest.mark.parametrize("mood", MOODS)
+@pytest.mark.parametrize("scenario", MOODS)
 def test_everybody_is_released_in_time(
-    hubspot: TokenServer, settings: Settings, mood: str, request: pytest.FixtureRequest
+    hubspot: TokenServer, settings: Settings, scenario: str, request: pytest.FixtureRequest
 ) -> None:
     """Whatever HubSpot does: waiters go on within their time, and at the deadline both slots are free again."""
-    set_mood(mood, hubspot, settings, request)
+    set_mood(scenario, hubspot, settings, request)
     change(settings, TIMEOUT=0.5)
     numbers = itertools.count()
 
@@ -459,29 +454,30 @@ def test_everybody_is_released_in_time(
     once_in_time(attempt)
     deadlines = [job.deadline for job in get_workers()._jobs.values()]
     time.sleep(max([0.0, *(deadline - time.monotonic() for deadline in deadlines)]))
-    quick = [get_workers().submit(f"quick{number}", lambda *_: None, LONG) for number in range(SLOTS)]
-    assert [job.wait(LONG) for job in quick if job] == [None] * SLOTS
-    if mood == "tls":
-        at_rest()  # before the server resets what is open: Python forgets to close a socket just before its handshake
+    quick = [get_workers().submit(f"quick{number}", lambda *_: None, GENEROUS_TIMEOUT) for number in range(SLOTS)]
+    assert [job.wait(GENEROUS_TIMEOUT) for job in quick if job] == [None] * SLOTS
+    if scenario == "tls":
+        # Before the server resets its connections: Python does not close a socket whose handshake has not begun.
+        wait_for_workers()
 
 
-@pytest.mark.parametrize("mood", ["unconnectable", "hang", "drip_headers", "drip_body", "drip_to_close"])
+@pytest.mark.parametrize("scenario", ["unconnectable", "hang", "drip_headers", "drip_body", "drip_to_close"])
 def test_ten_hanging_calls_leave_the_process_able_to_serve(
-    hubspot: TokenServer, settings: Settings, mood: Mood
+    hubspot: TokenServer, settings: Settings, scenario: Scenario
 ) -> None:
     """Those that never end by themselves are aborted a few seconds after their deadline."""
-    hubspot.mood(mood)
+    hubspot.set_scenario(scenario)
     change(settings, TIMEOUT=0.2)
     for number in range(10):
         with pytest.raises(TransportError):
             services.create_token(Visitor(f"visitor{number}@example.com"))
-    hubspot.mood("healthy")
-    change(settings, TIMEOUT=LONG)
-    until = time.monotonic() + LONG
+    hubspot.set_scenario("healthy")
+    change(settings, TIMEOUT=GENEROUS_TIMEOUT)
+    until = time.monotonic() + GENEROUS_TIMEOUT
     token = None
     while token is None and time.monotonic() < until:  # "not now" is an answer, and one asks again
         time.sleep(0.01)
-        token = services.get_token(ADA, wait=LONG)
+        token = services.get_token(ADA, wait=GENEROUS_TIMEOUT)
     assert token is not None
 
 
@@ -499,27 +495,27 @@ def test_a_resolver_that_never_answers_holds_eight_threads_at_most(
     change(settings, TIMEOUT=3.0)
     assert services.get_token(ADA, wait=1) is None
     silent_resolver.set()
-    at_rest()
+    wait_for_workers()
     assert email_of(warm().value) == ADA.email
 
 
 def test_all_workers_busy(hubspot: TokenServer, settings: Settings) -> None:
     """Who insists on a token waits for a free worker, and in the end is told that there was none."""
-    hubspot.mood("held")
+    hubspot.set_scenario("held")
     for number in range(SLOTS):
         services.get_token(Visitor(f"visitor{number}@example.com"))
     change(settings, TIMEOUT=0.2)
     with pytest.raises(TransportError, match="All workers were busy"):
         services.create_token(ADA)
-    change(settings, TIMEOUT=LONG)
+    change(settings, TIMEOUT=GENEROUS_TIMEOUT)
     threading.Timer(0.1, hubspot.release).start()
     assert services.create_token(ADA)
 
 
-@pytest.mark.parametrize("mood", ["hang", "drip_body"])
-def test_the_interpreter_exits_while_a_call_hangs(token_server: TokenServer, mood: Mood) -> None:
+@pytest.mark.parametrize("scenario", ["hang", "drip_body"])
+def test_the_interpreter_exits_while_a_call_hangs(token_server: TokenServer, scenario: Scenario) -> None:
     """Within a second of what it takes without a call: a deployment does not wait for HubSpot either."""
-    token_server.mood(mood)
+    token_server.set_scenario(scenario)
     program = f"""
         import time
         import django
@@ -547,8 +543,8 @@ def test_the_interpreter_exits_while_a_call_hangs(token_server: TokenServer, moo
             assert process.stdin is not None
             process.stdin.write(f"{do}\n")
             process.stdin.flush()
-            assert do == "nothing" or token_server.wait_for_calls(calls + 1, timeout=LONG)
-            output, _ = process.communicate("\n", timeout=LONG)
+            assert do == "nothing" or token_server.wait_for_calls(calls + 1, timeout=GENEROUS_TIMEOUT)
+            output, _ = process.communicate("\n", timeout=GENEROUS_TIMEOUT)
             taken = time.monotonic() - float(output)
         assert process.returncode == 0
         return taken
@@ -578,7 +574,7 @@ def test_a_changed_account_never_gets_the_old_token(
     old = warm()
     change(settings, **{name: value.format(port=hubspot.port) for name, value in changes.items()})
     assert services.get_token(ADA) is None
-    at_rest()
+    wait_for_workers()
     new = warm()
     assert (new.value != old.value, hubspot.calls) == (True, 2)
 
@@ -588,13 +584,13 @@ def test_everybody_gets_their_own(hubspot: TokenServer) -> None:
     visitors = [Visitor(f"visitor{number}@example.com") for number in range(40)]
 
     def ask(visitor: Visitor) -> tuple[Visitor, VisitorToken | None]:
-        return visitor, services.get_token(visitor, wait=LONG)
+        return visitor, services.get_token(visitor, wait=GENEROUS_TIMEOUT)
 
     answers = []
     with ThreadPoolExecutor(8) as pool:
         for _ in range(3):
             answers += pool.map(ask, visitors)
-            at_rest()
+            wait_for_workers()
     made = hubspot.emails_by_token()
     got = [(visitor.email, made[token.value]) for visitor, token in answers if token]
     assert len(got) > 10
@@ -609,7 +605,7 @@ def test_changed_names_are_renewed_behind_the_page_once_in_ten_minutes(hubspot: 
             traveller.move_to(NOW + seconds)
             token = services.get_token(Visitor(ADA.email, f"Name {seconds}"))
             assert token is not None
-            at_rest()
+            wait_for_workers()
         assert hubspot.calls == 3
         assert services.get_token(ADA) != old
 
@@ -628,7 +624,7 @@ def test_a_callable_key_may_change_without_a_cold_token(hubspot: TokenServer, se
         for _ in range(48):
             traveller.shift(1800)
             assert services.get_token(ADA) is not None
-            at_rest()
+            wait_for_workers()
     assert len(set(keys)) == len(keys) == hubspot.calls
     assert 3 <= hubspot.calls <= 5
     sent = [request.headers["Authorization"] for request in hubspot.requests()]
@@ -646,7 +642,7 @@ def test_a_callable_key_is_asked_on_a_worker_only(hubspot: TokenServer, settings
         raise OSError("the vault is sealed: s3cret")
 
     change(settings, API_KEY=key)
-    assert services.get_token(ADA, wait=LONG) is None
+    assert services.get_token(ADA, wait=GENEROUS_TIMEOUT) is None
     assert asked.is_set()
     assert set(threads) == {"hubspot-identify"}
     assert hubspot.calls == 0
@@ -670,7 +666,7 @@ def test_a_strange_value_under_our_key_is_a_miss(hubspot: TokenServer, value: ob
         key = entry_key(ADA, get_config())
         cache.set(key, value.as_primitives(key) if isinstance(value, Entry) else value)
         assert services.get_token(ADA) is None
-        at_rest()
+        wait_for_workers()
         token = services.get_token(ADA)
     assert token is not None
     assert hubspot.emails_by_token() == {token.value: ADA.email}
@@ -684,10 +680,10 @@ def test_a_token_due_for_renewal_is_served_meanwhile(hubspot: TokenServer) -> No
     with time_machine.travel(NOW, tick=False) as traveller:
         old = warm()
         traveller.shift(9 * HOUR)
-        hubspot.mood("held")
-        assert {services.get_token(ADA, wait=LONG) for _ in range(20)} == {old}
+        hubspot.set_scenario("held")
+        assert {services.get_token(ADA, wait=GENEROUS_TIMEOUT) for _ in range(20)} == {old}
         hubspot.release()
-        at_rest()
+        wait_for_workers()
         new = services.get_token(ADA)
         assert new is not None
         assert (new.created_at, hubspot.calls) == (NOW + 9 * HOUR, 2)
@@ -702,13 +698,13 @@ def test_a_dead_token_never_leaves_the_cache_layer(hubspot: TokenServer) -> None
         last = services.identify(request_of()).identity
         assert last is not None
         assert last["expires_in"] == 1
-        at_rest()
+        wait_for_workers()
         traveller.shift(1)
-        assert services.get_token(ADA, wait=LONG) is None
+        assert services.get_token(ADA, wait=GENEROUS_TIMEOUT) is None
 
 
-@pytest.mark.parametrize("mood", ["refused", "answer"])
-def test_three_hours_without_hubspot(hubspot: TokenServer, mood: Mood) -> None:
+@pytest.mark.parametrize("scenario", ["refused", "answer"])
+def test_three_hours_without_hubspot(hubspot: TokenServer, scenario: Scenario) -> None:
     """No view of an active visitor is without token, before, while and after; and HubSpot is left in peace."""
     start, end = NOW + 6.5 * HOUR, NOW + 9.5 * HOUR
     views = missing = calls = 0
@@ -717,14 +713,14 @@ def test_three_hours_without_hubspot(hubspot: TokenServer, mood: Mood) -> None:
         while time.time() < NOW + 12 * HOUR:
             traveller.shift(300)
             if start <= time.time() < start + 300:
-                hubspot.mood(mood, status=503)
+                hubspot.set_scenario(scenario, status=503)
                 calls = hubspot.calls
             elif end <= time.time() < end + 300:
                 calls = hubspot.calls - calls
-                hubspot.mood("healthy")
+                hubspot.set_scenario("healthy")
             views += 1
             missing += services.get_token(ADA) is None
-            at_rest()
+            wait_for_workers()
         new = services.get_token(ADA)
     assert (views, missing) == (144, 0)
     assert calls <= 36  # one visitor, who tries again at each view that is due
@@ -747,7 +743,7 @@ def moving(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 @pytest.mark.parametrize("operation", ["get", "set", "add", "incr", "delete_many", "*"])
 def test_cache_trouble_is_survived(
     hubspot: TokenServer,
-    troubled: type[TroubledCache],
+    faulty_cache: type[FaultyCache],
     moving: list[float],
     operation: str,
     trouble: str,
@@ -762,11 +758,11 @@ def test_cache_trouble_is_survived(
     def garbage(*_: object, **__: object) -> object:
         return {"token": ["no", "token"], "created_at": object()}
 
-    troubled.instead[operation] = {"raises": refused, "hangs": hang, "garbage": garbage}[trouble]
+    faulty_cache.instead[operation] = {"raises": refused, "hangs": hang, "garbage": garbage}[trouble]
     assert views.identity(request_of()).status_code == 202
-    at_rest()
+    wait_for_workers()
     answers = [views.identity(request_of()) for _ in range(3)]
-    at_rest()
+    wait_for_workers()
     if trouble != "garbage" or operation not in {"get", "set", "*"}:  # it said that it took what it lost
         assert [answer.status_code for answer in answers] == [200] * 3
         assert all(ADA.email in answer.content.decode() for answer in answers)
@@ -778,28 +774,28 @@ def test_cache_trouble_is_survived(
 
 
 def test_the_cache_is_used_again_when_it_is_back(
-    hubspot: TokenServer, troubled: type[TroubledCache], moving: list[float]
+    hubspot: TokenServer, faulty_cache: type[FaultyCache], moving: list[float]
 ) -> None:
     """After five seconds, and what this process had kept meanwhile is still there."""
-    troubled.instead["*"] = refused
+    faulty_cache.instead["*"] = refused
     token = warm()
-    troubled.heal()
+    faulty_cache.reset()
     moving[0] += 6
     assert services.get_token(ADA) == token
-    assert troubled.count() == 1
+    assert faulty_cache.count() == 1
     assert hubspot.calls == 1
 
 
 def test_without_a_cache_one_call_a_second(
-    hubspot: TokenServer, troubled: type[TroubledCache], monkeypatch: pytest.MonkeyPatch
+    hubspot: TokenServer, faulty_cache: type[FaultyCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Many visitors in a moment without a cache are one call, not many."""
-    troubled.instead["*"] = refused
+    faulty_cache.instead["*"] = refused
     monkeypatch.setattr(store_module, "time", Clock())
     with time_machine.travel(NOW, tick=False):
         for number in range(20):
             services.get_token(Visitor(f"visitor{number}@example.com"))
-            at_rest()
+            wait_for_workers()
     assert hubspot.calls == 1
 
 
@@ -813,12 +809,12 @@ def test_accounts_share_nothing_but_the_workers(token_server_process: Any, setti
         change(settings, BASE_URL=us.url, ACCOUNTS={"eu": {"BASE_URL": eu.url, "PORTAL_ID": "9", "API_KEY": "eu-key"}})
         token = warm()
         assert services.get_token(ADA, account="eu") is None
-        at_rest()
+        wait_for_workers()
         other = warm(ADA, "eu")
         assert (token.value in us.emails_by_token(), other.value in eu.emails_by_token()) == (True, True)
         eu.reject_key()
-        assert services.get_token(EVE, wait=LONG, account="eu") is None
-        at_rest()
+        assert services.get_token(EVE, wait=GENEROUS_TIMEOUT, account="eu") is None
+        wait_for_workers()
         assert warm(EVE).value in us.emails_by_token()
         services.forget_token(ADA, account="eu")
         assert services.get_token(ADA) == token

@@ -19,27 +19,23 @@ from django.utils.asyncio import async_unsafe
 from django.utils.functional import SimpleLazyObject
 from pytest_django import Settings
 from support.caches import CacheBackend
-from support.clocks import SLACK, once_in_time
+from support.clocks import GENEROUS_TIMEOUT, SLACK, once_in_time
+from support.faulty_cache import FaultyCache
 from support.server import TokenServer, email_of
-from support.trouble import TroubledCache
+from support.workers import wait_for_workers
 
 import hubspot_identify.client  # so that no first call has to  # noqa: F401
 from hubspot_identify import services
-from hubspot_identify.background import SLOTS, get_workers
+from hubspot_identify.background import SLOTS
 from hubspot_identify.exceptions import AuthenticationError, ConfigurationError, TransportError
 from hubspot_identify.visitors import Visitor
 
 ADA = Visitor("ada@example.com", "Ada")
 NOW = 1_800_000_000.0
-LONG = 30.0
 
 
 def change(settings: Settings, **changes: object) -> None:
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, **changes}
-
-
-def at_rest() -> None:
-    assert get_workers().join(LONG)
 
 
 def user_of(email: str | None) -> SimpleNamespace:
@@ -74,7 +70,7 @@ def test_the_twins_answer_alike(hubspot: TokenServer) -> None:
         made = await services.acreate_token(ADA)
         assert email_of(made.value) == ADA.email
         assert await services.aget_token(ADA) is None
-        token = await services.aget_token(ADA, wait=LONG)
+        token = await services.aget_token(ADA, wait=GENEROUS_TIMEOUT)
         assert token is not None
         assert token != made
         found = await services.aidentify(request_of())
@@ -85,7 +81,7 @@ def test_the_twins_answer_alike(hubspot: TokenServer) -> None:
 
     with time_machine.travel(NOW, tick=False):
         asyncio.run(main())
-        at_rest()
+        wait_for_workers()
         assert services.get_token(ADA) is None
     assert hubspot.calls == 2
 
@@ -111,7 +107,7 @@ def test_errors_are_the_same(hubspot: TokenServer) -> None:
     async def main() -> None:
         with pytest.raises(AuthenticationError):
             await services.acreate_token(ADA)
-        assert await services.aget_token(ADA, wait=LONG) is None
+        assert await services.aget_token(ADA, wait=GENEROUS_TIMEOUT) is None
         with pytest.raises(ValueError, match="wait"):
             await services.aget_token(ADA, wait=-1)
         with pytest.raises(ValueError, match="wait"):
@@ -124,10 +120,10 @@ def test_errors_are_the_same(hubspot: TokenServer) -> None:
 
 def test_many_await_one_job(hubspot: TokenServer) -> None:
     """Fifty tasks of a loop that want the same token: one call."""
-    hubspot.mood("healthy", latency=0.1)
+    hubspot.set_scenario("healthy", latency=0.1)
 
     async def main() -> list[object]:
-        return await asyncio.gather(*(services.aget_token(ADA, wait=LONG) for _ in range(50)))
+        return await asyncio.gather(*(services.aget_token(ADA, wait=GENEROUS_TIMEOUT) for _ in range(50)))
 
     tokens = set(asyncio.run(main()))
     assert len(tokens) == 1
@@ -150,7 +146,7 @@ def test_the_loop_is_never_blocked(
     hubspot: TokenServer, settings: Settings, ask: Callable[[Visitor], Awaitable[object]], seconds: float
 ) -> None:
     """HubSpot hangs; the waiter is released in time, and everybody else did not notice."""
-    hubspot.mood("hang")
+    hubspot.set_scenario("hang")
     change(settings, TIMEOUT=0.5)
     numbers = itertools.count()
 
@@ -167,7 +163,7 @@ def test_the_loop_is_never_blocked(
 
 def test_busy_workers_do_not_block_the_loop(hubspot: TokenServer, settings: Settings) -> None:
     """Who insists on a token waits for a free worker, and lets the others go on meanwhile."""
-    hubspot.mood("held")
+    hubspot.set_scenario("held")
     for number in range(SLOTS):
         services.get_token(Visitor(f"visitor{number}@example.com"))
     change(settings, TIMEOUT=0.4)
@@ -184,10 +180,10 @@ def test_busy_workers_do_not_block_the_loop(hubspot: TokenServer, settings: Sett
 
 def test_a_cancelled_waiter_harms_nobody(hubspot: TokenServer) -> None:
     """The visitor closed the page; who waits for the same token gets it, and the cache too."""
-    hubspot.mood("held")
+    hubspot.set_scenario("held")
 
     async def main() -> object:
-        leaving, staying = (asyncio.create_task(services.aget_token(ADA, wait=LONG)) for _ in range(2))
+        leaving, staying = (asyncio.create_task(services.aget_token(ADA, wait=GENEROUS_TIMEOUT)) for _ in range(2))
         assert await asyncio.to_thread(hubspot.wait_for_calls, 1)
         leaving.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -196,7 +192,7 @@ def test_a_cancelled_waiter_harms_nobody(hubspot: TokenServer) -> None:
         return await staying
 
     token = asyncio.run(main())
-    at_rest()
+    wait_for_workers()
     assert token is not None
     assert services.get_token(ADA) == token
     assert hubspot.calls == 1
@@ -262,7 +258,7 @@ def test_a_deferred_page_in_an_asynchronous_view(site: TokenServer) -> None:
     for status in (202, 200):
         answer = get("/hubspot/identity/", **{"X-HubSpot-Identify": "1"})
         assert answer.status_code == status
-        at_rest()
+        wait_for_workers()
     assert ADA.email in answer.content.decode()
 
 
@@ -278,7 +274,7 @@ def test_an_inline_page_in_an_asynchronous_view(
 
 
 def test_an_inline_page_that_forgot_is_unidentified(
-    site: TokenServer, settings: Settings, troubled: type[TroubledCache], caplog: pytest.LogCaptureFixture
+    site: TokenServer, settings: Settings, faulty_cache: type[FaultyCache], caplog: pytest.LogCaptureFixture
 ) -> None:
     """No exception, no I/O in the loop, and the log says what to pass to the tag."""
     change(settings, DELIVERY="inline")
@@ -286,18 +282,18 @@ def test_an_inline_page_that_forgot_is_unidentified(
     assert "<script" in page
     assert "data-identity" not in page
     assert "identity=await services.aidentify(request)" in caplog.text
-    assert (troubled.asked, site.calls) == ([], 0)
+    assert (faulty_cache.asked, site.calls) == ([], 0)
 
 
-def test_no_cache_operation_in_the_loop(hubspot: TokenServer, troubled: type[TroubledCache]) -> None:
+def test_no_cache_operation_in_the_loop(hubspot: TokenServer, faulty_cache: type[FaultyCache]) -> None:
     """All twins ask the cache from threads."""
 
     async def main() -> None:
-        await services.aget_token(ADA, wait=LONG)
+        await services.aget_token(ADA, wait=GENEROUS_TIMEOUT)
         await services.aidentify(request_of())
         await services.aforget_token(ADA)
 
     asyncio.run(main())
-    at_rest()
-    assert troubled.count() > 3
-    assert troubled.count("MainThread") == 0
+    wait_for_workers()
+    assert faulty_cache.count() > 3
+    assert faulty_cache.count("MainThread") == 0

@@ -69,7 +69,7 @@ def test_attack_of_few_visitors_leaves_the_others_identified(
     hubspot: TokenServer, attackers: list[Visitor], response: dict[str, Any]
 ) -> None:
     """At least 98 % of the share without an attack, for visitors who are new, one every ten seconds."""
-    hubspot.mood("firewall", **response)
+    hubspot.set_scenario("firewall", **response)
     in_peace, under_attack = share_identified([]), share_identified(attackers)
     assert under_attack >= 0.98 * in_peace
     assert in_peace > 0.99
@@ -82,7 +82,7 @@ def test_twelve_blocked_accounts_leave_the_others_identified(
 ) -> None:
     """The same share, although each of them can be a probe that fails, and all of them call before each visitor."""
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "RATE_LIMIT": 1000}  # time stands still during a burst
-    hubspot.mood("firewall", status=status, headers={"Retry-After": "3600"})
+    hubspot.set_scenario("firewall", status=status, headers={"Retry-After": "3600"})
     without_attack, under_attack = share_identified([]), share_identified(TWELVE, burst)
     assert under_attack >= 0.98 * without_attack
     assert without_attack > 0.99
@@ -91,6 +91,6 @@ def test_twelve_blocked_accounts_leave_the_others_identified(
 def test_accounts_that_change_their_names_leave_the_others_identified(hubspot: TokenServer, settings: Settings) -> None:
     """The same share, although each account gets a token with another name in between, as often as it can."""
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "RATE_LIMIT": 1000}
-    hubspot.mood("firewall", status=404)
+    hubspot.set_scenario("firewall", status=404)
     accounts = [Visitor(f"eve{n}@example.com", name) for name in ("<script>", "Eve") for n in range(len(TWELVE))]
     assert share_identified(accounts, len(accounts)) >= 0.98

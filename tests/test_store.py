@@ -10,7 +10,7 @@ from django.core.cache import caches
 from django.core.exceptions import SynchronousOnlyOperation
 from support.caches import SHARED_BACKENDS, CacheBackend
 from support.clocks import Clock, once_in_time
-from support.trouble import TroubledCache, refused
+from support.faulty_cache import FaultyCache, refused
 
 from hubspot_identify import store as store_module
 from hubspot_identify.exceptions import ConfigurationError
@@ -56,11 +56,11 @@ def test_less_than_a_second_is_not_for_ever(cache_backend: CacheBackend) -> None
 
 @pytest.mark.parametrize("operation", ["get", "set", "add", "incr", "delete_many"])
 def test_a_cache_that_raises_is_left_alone_for_a_while(
-    troubled: type[TroubledCache], clock: Clock, operation: str, caplog: pytest.LogCaptureFixture
+    faulty_cache: type[FaultyCache], clock: Clock, operation: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whichever operation raises: nothing is raised here, and for five seconds the cache is not asked."""
     store = Store("default")
-    troubled.instead[operation] = refused
+    faulty_cache.instead[operation] = refused
     run = {
         "get": lambda: store.get("key"),
         "set": lambda: store.set("key", 1, 60),
@@ -70,15 +70,15 @@ def test_a_cache_that_raises_is_left_alone_for_a_while(
     }
     run[operation]()
     assert store.is_down
-    asked = troubled.count()
+    asked = faulty_cache.count()
     clock.pass_by(PAUSE - 0.1)
     for ask in run.values():
         ask()
-    assert troubled.count() == asked
+    assert faulty_cache.count() == asked
     clock.pass_by(0.2)
-    troubled.heal()
+    faulty_cache.reset()
     store.get("key")
-    assert (troubled.count(), store.is_down) == (1, False)
+    assert (faulty_cache.count(), store.is_down) == (1, False)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert f"'default' is in trouble ({'delete' if operation == 'delete_many' else operation}" in record.message
@@ -87,38 +87,38 @@ def test_a_cache_that_raises_is_left_alone_for_a_while(
 
 
 def test_one_line_a_minute_and_reason(
-    troubled: type[TroubledCache], clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    faulty_cache: type[FaultyCache], clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A cache that stays down is in the log once a minute; another reason has a line of its own."""
     monkeypatch.setattr("hubspot_identify.logs.time", clock)
-    troubled.instead["*"] = refused
+    faulty_cache.instead["*"] = refused
     store = Store("default")
     for _ in range(9):  # 54 seconds
         store.get("key")
         clock.pass_by(PAUSE + 1)
     assert len(caplog.records) == 1
-    troubled.instead["*"] = lambda *_, **__: 1 / 0
+    faulty_cache.instead["*"] = lambda *_, **__: 1 / 0
     store.get("key")
     assert "ZeroDivisionError" in caplog.records[-1].message
     clock.pass_by(PAUSE + 1)
-    troubled.instead["*"] = refused
+    faulty_cache.instead["*"] = refused
     store.get("key")
     assert len(caplog.records) == 3
 
 
 def test_a_slow_cache_is_in_trouble_too(
-    troubled: type[TroubledCache], clock: Clock, caplog: pytest.LogCaptureFixture
+    faulty_cache: type[FaultyCache], clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An answer after more than a second still counts, and the next seconds do without the cache."""
     caches["default"].set("key", "value")
 
     def slow(key: str) -> object:
         clock.pass_by(SLOW + 4)
-        return super(TroubledCache, caches["default"]).get(key)
+        return super(FaultyCache, caches["default"]).get(key)
 
     store = Store("default")
     store.get("key")
-    troubled.instead["get"] = slow
+    faulty_cache.instead["get"] = slow
     assert store.get("key") == "value"
     assert store.is_down
     assert store.get("key") is None
@@ -126,7 +126,7 @@ def test_a_slow_cache_is_in_trouble_too(
 
 
 def test_a_process_may_take_its_time_to_begin(
-    troubled: type[TroubledCache], clock: Clock, caplog: pytest.LogCaptureFixture
+    faulty_cache: type[FaultyCache], clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Those that ask before the first answer wait for imports and connections, and that is no trouble."""
     store = Store("default")
@@ -140,17 +140,17 @@ def test_a_process_may_take_its_time_to_begin(
         clock.pass_by(SLOW + 1)
         return "value"
 
-    troubled.instead["get"] = slow
+    faulty_cache.instead["get"] = slow
     assert store.get("key") == "value"
     assert (store.is_down, caplog.records) == (False, [])
     store.get("key")
     assert store.is_down
 
 
-def test_one_asks_whether_the_cache_is_back(troubled: type[TroubledCache], clock: Clock) -> None:
+def test_one_asks_whether_the_cache_is_back(faulty_cache: type[FaultyCache], clock: Clock) -> None:
     """After the pause a single caller finds out; those who come meanwhile go on without."""
     store = Store("default")
-    troubled.instead["get"] = refused
+    faulty_cache.instead["get"] = refused
     store.get("key")
     clock.pass_by(PAUSE)
     meanwhile: list[bool] = []
@@ -159,18 +159,18 @@ def test_one_asks_whether_the_cache_is_back(troubled: type[TroubledCache], clock
         meanwhile.append(store.is_down)
         return "back"
 
-    troubled.instead["get"] = look
+    faulty_cache.instead["get"] = look
     assert store.get("key") == "back"
     assert (meanwhile, store.is_down) == ([True], False)
 
 
-def test_what_the_cache_did_not_take_is_kept_here(troubled: type[TroubledCache], clock: Clock) -> None:
+def test_what_the_cache_did_not_take_is_kept_here(faulty_cache: type[FaultyCache], clock: Clock) -> None:
     """A value whose set() failed serves this process, also when the cache is back and knows nothing of it."""
     store = Store("default")
-    troubled.instead["set"] = refused
+    faulty_cache.instead["set"] = refused
     store.set("key", "value", 60)
     assert store.get("key") == "value"
-    troubled.heal()
+    faulty_cache.reset()
     clock.pass_by(PAUSE)
     assert store.get("key") == "value"
     store.set("key", "newer", 60)
@@ -180,22 +180,22 @@ def test_what_the_cache_did_not_take_is_kept_here(troubled: type[TroubledCache],
     clock.pass_by(60)
 
 
-def test_add_still_has_one_winner_while_the_cache_is_down(troubled: type[TroubledCache], clock: Clock) -> None:
+def test_add_still_has_one_winner_while_the_cache_is_down(faulty_cache: type[FaultyCache], clock: Clock) -> None:
     """Within the process, and until the lock's time is over."""
-    troubled.instead["*"] = refused
+    faulty_cache.instead["*"] = refused
     store = Store("default")
     assert [store.add("lock", 1, 4) for _ in range(3)] == [True, False, False]
     clock.pass_by(4)
     assert store.add("lock", 1, 4)
 
 
-def test_the_database_cache_in_an_event_loop_is_a_mistake_of_the_site(troubled: type[TroubledCache]) -> None:
+def test_the_database_cache_in_an_event_loop_is_a_mistake_of_the_site(faulty_cache: type[FaultyCache]) -> None:
     """Django's refusal reaches the developer, and the cache is not said to be in trouble."""
 
     def refuse(key: str) -> None:
         raise SynchronousOnlyOperation
 
-    troubled.instead["get"] = refuse
+    faulty_cache.instead["get"] = refuse
     store = Store("default")
     with pytest.raises(SynchronousOnlyOperation):
         store.get("key")

@@ -33,7 +33,7 @@ def server(
     proxy = token_server_process.open()
     base_url = server.url if request.param == "http" else server.https_url
     if request.param == "proxy":
-        proxy.mood("tunnel", target=server.port)
+        proxy.set_scenario("tunnel", target=server.port)
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         base_url = "https://api.hubapi.com"
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "BASE_URL": base_url, "TIMEOUT": 30}
@@ -53,7 +53,7 @@ def token_for(visitor: Visitor) -> str | None:
 @pytest.mark.parametrize("status", [102, 103, 104, 204, 408, 500, 200])
 def test_stray_response_gives_no_visitor_a_wrong_token(server: TokenServer, status: int) -> None:
     """One of 120 calls gets a response too many. That call may fail; every other visitor gets their own token."""
-    server.mood("stray", call=STRAY_CALL, status=status)
+    server.set_scenario("stray", call=STRAY_CALL, status=status)
     visitors = [Visitor(f"visitor{number}@example.com") for number in range(CALLS)]
     with ThreadPoolExecutor(THREADS) as pool:
         tokens = list(pool.map(token_for, visitors))

@@ -24,19 +24,18 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import path
 from pytest_django import Settings
 from support.caches import CacheBackend
-from support.clocks import once_in_time
+from support.clocks import GENEROUS_TIMEOUT, once_in_time
 from support.network import loopback_only
 from support.programs import require, serving
-from support.server import Mood, TokenServer, email_of
+from support.server import Scenario, TokenServer, email_of
 from support.site import serving_site
 
-LONG = 30.0
 BODY = {"email": "ada@example.com", "firstName": "Ada"}
 
 
 def post(server: TokenServer, session: requests.Session | None = None, **options: object) -> requests.Response:
     return (session or requests.Session()).post(
-        f"{server.url}/a/path?hapikey=secret", json=BODY, **{"timeout": LONG, **options}
+        f"{server.url}/a/path?hapikey=secret", json=BODY, **{"timeout": GENEROUS_TIMEOUT, **options}
     )
 
 
@@ -44,7 +43,7 @@ def read(server: TokenServer, until: Callable[[bytes], bool], then: float = 0.0)
     """What the server sends to a client that asks by hand: until that is so, and for some seconds more."""
     received = b""
     end = None
-    patience = time.monotonic() + LONG
+    patience = time.monotonic() + GENEROUS_TIMEOUT
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
         sock.sendall(b"POST / HTTP/1.1\r\nContent-Length: 15\r\n\r\n" + b'{"email":"a@b"}')
         sock.settimeout(0.02)
@@ -80,7 +79,7 @@ def test_every_call_gets_a_new_token_that_tells_its_address(token_server: TokenS
 
 
 def test_each_server_is_alone(token_server: TokenServer, token_server_process) -> None:
-    """Two servers of one process share neither requests nor moods."""
+    """Two servers of one process share neither requests nor scenarios."""
     other = token_server_process.open()
     other.answer(500)
     assert post(token_server).status_code == 200
@@ -89,8 +88,8 @@ def test_each_server_is_alone(token_server: TokenServer, token_server_process) -
 
 
 def test_latency_is_waited(token_server: TokenServer) -> None:
-    """An answer takes as long as the mood says."""
-    token_server.mood("healthy", latency=0.2)
+    """An answer takes as long as the scenario says."""
+    token_server.set_scenario("healthy", latency=0.2)
     start = time.monotonic()
     post(token_server)
     assert time.monotonic() - start >= 0.2
@@ -98,7 +97,7 @@ def test_latency_is_waited(token_server: TokenServer) -> None:
 
 def test_held_answers_wait_for_their_release(token_server: TokenServer) -> None:
     """A held request is answered when the test says so, and its arrival can be waited for."""
-    token_server.mood("held")
+    token_server.set_scenario("held")
     answers: list[int] = []
     thread = threading.Thread(target=lambda: answers.append(post(token_server).status_code))
     thread.start()
@@ -125,44 +124,44 @@ def test_any_answer(token_server: TokenServer) -> None:
 def test_rate_limit_rolls(token_server: TokenServer) -> None:
     """In any such window so many calls succeed; once the oldest has left it, the next one does."""
     with requests.Session() as session:
-        token_server.mood("rate_limit", calls=3, seconds=60)
+        token_server.set_scenario("rate_limit", calls=3, seconds=60)
         assert [post(token_server, session).status_code for _ in range(4)] == [200, 200, 200, 429]
         assert post(token_server, session).json()["policyName"] == "TEN_SECONDLY_ROLLING"
-        token_server.mood("rate_limit", calls=3, seconds=0.3)
+        token_server.set_scenario("rate_limit", calls=3, seconds=0.3)
         while post(token_server, session).status_code == 429:
             pass
     arrivals = [request.at for request in token_server.requests()]
     assert arrivals[-1] - arrivals[0] >= 0.3
 
 
-@pytest.mark.parametrize("mood", ["refused", "unconnectable"])
-def test_no_connection(token_server: TokenServer, mood: Mood) -> None:
-    """Refused connects fail, others never complete, kept connections are gone, and both moods pass."""
+@pytest.mark.parametrize("scenario", ["refused", "unconnectable"])
+def test_no_connection(token_server: TokenServer, scenario: Scenario) -> None:
+    """Refused connects fail, others never complete, kept connections are gone, and both scenarios pass."""
     with requests.Session() as session:
         post(token_server, session)
-        token_server.mood(mood)
-        expected = requests.ConnectTimeout if mood == "unconnectable" else requests.ConnectionError
+        token_server.set_scenario(scenario)
+        expected = requests.ConnectTimeout if scenario == "unconnectable" else requests.ConnectionError
         with pytest.raises(expected) as caught:
             post(token_server, timeout=0.3)
-        assert isinstance(caught.value, requests.ConnectTimeout) == (mood == "unconnectable")
+        assert isinstance(caught.value, requests.ConnectTimeout) == (scenario == "unconnectable")
         with pytest.raises(requests.ConnectionError):
             post(token_server, session, timeout=0.3)
-    token_server.mood("healthy")
+    token_server.set_scenario("healthy")
     assert post(token_server).status_code == 200
 
 
-@pytest.mark.parametrize("mood", ["hang", "hang_after_headers"])
-def test_hanging(token_server: TokenServer, mood: Mood) -> None:
+@pytest.mark.parametrize("scenario", ["hang", "hang_after_headers"])
+def test_hanging(token_server: TokenServer, scenario: Scenario) -> None:
     """The request arrives, and the answer stops before or after its headers."""
-    token_server.mood(mood)
-    end = b"\r\n\r\n" if mood == "hang_after_headers" else b""
+    token_server.set_scenario(scenario)
+    end = b"\r\n\r\n" if scenario == "hang_after_headers" else b""
     received = read(token_server, lambda received: token_server.calls == 1 and end in received, then=0.2)
     assert received.partition(b"\r\n\r\n")[1:] == (end, b"")
 
 
 def test_a_handshake_that_never_ends(token_server: TokenServer) -> None:
     """Spoken to in TLS, a hanging server accepts and says nothing."""
-    token_server.mood("hang")
+    token_server.set_scenario("hang")
     context = ssl.create_default_context()
     connection = http.client.HTTPSConnection("127.0.0.1", token_server.port, timeout=0.2, context=context)
     with pytest.raises(TimeoutError):
@@ -170,15 +169,15 @@ def test_a_handshake_that_never_ends(token_server: TokenServer) -> None:
     assert (token_server.connections, token_server.calls) == (1, 0)
 
 
-@pytest.mark.parametrize("mood", ["drip_headers", "drip_body", "drip_to_close"])
-def test_dripping(token_server: TokenServer, mood: Mood) -> None:
+@pytest.mark.parametrize("scenario", ["drip_headers", "drip_body", "drip_to_close"])
+def test_dripping(token_server: TokenServer, scenario: Scenario) -> None:
     """Bytes come one by one, in the headers or in the body, often enough to outlive every socket timeout."""
-    token_server.mood(mood, interval=0.02)
+    token_server.set_scenario(scenario, interval=0.02)
 
     def dripped(received: bytes) -> bytes:
         headers, end, body = received.partition(b"\r\n\r\n")
-        assert not (end and mood == "drip_headers")
-        return headers if mood == "drip_headers" else body
+        assert not (end and scenario == "drip_headers")
+        return headers if scenario == "drip_headers" else body
 
     received = read(token_server, lambda received: len(dripped(received)) > 5, then=0.2)
     assert 5 < len(dripped(received)) < 500  # of an answer that has no end
@@ -186,14 +185,14 @@ def test_dripping(token_server: TokenServer, mood: Mood) -> None:
 
 def test_endless_body(token_server: TokenServer) -> None:
     """A body without an end keeps coming as fast as it is read."""
-    token_server.mood("endless_body")
+    token_server.set_scenario("endless_body")
     assert read(token_server, lambda received: len(received) > 1_000_000)
 
 
 def test_bomb(token_server: TokenServer) -> None:
     """Kilobytes on the wire are megabytes of valid JSON."""
-    token_server.mood("bomb", size=8 * 1024 * 1024)
-    connection = http.client.HTTPConnection("127.0.0.1", token_server.port, timeout=LONG)
+    token_server.set_scenario("bomb", size=8 * 1024 * 1024)
+    connection = http.client.HTTPConnection("127.0.0.1", token_server.port, timeout=GENEROUS_TIMEOUT)
     connection.request("POST", "/", json.dumps(BODY))
     raw = connection.getresponse().read()
     connection.close()
@@ -204,23 +203,23 @@ def test_bomb(token_server: TokenServer) -> None:
 
 def test_truncated(token_server: TokenServer) -> None:
     """The body ends before its declared length."""
-    token_server.mood("truncated")
+    token_server.set_scenario("truncated")
     with pytest.raises(requests.exceptions.ChunkedEncodingError):
         post(token_server)
 
 
 def test_html_and_empty(token_server: TokenServer) -> None:
     """Success in the status line is no promise of a token."""
-    token_server.mood("html")
+    token_server.set_scenario("html")
     assert post(token_server).headers["Content-Type"] == "text/html"
-    token_server.mood("empty")
+    token_server.set_scenario("empty")
     answer = post(token_server)
     assert (answer.status_code, answer.content) == (200, b"")
 
 
 def test_redirect(token_server: TokenServer) -> None:
     """A client that follows is seen on the other path."""
-    token_server.mood("redirect")
+    token_server.set_scenario("redirect")
     assert post(token_server, allow_redirects=False).status_code == 307
     with pytest.raises(requests.TooManyRedirects):
         post(token_server)
@@ -229,7 +228,7 @@ def test_redirect(token_server: TokenServer) -> None:
 
 def test_reset(token_server: TokenServer) -> None:
     """A connection that is reset has no response."""
-    token_server.mood("reset")
+    token_server.set_scenario("reset")
     with pytest.raises(requests.ConnectionError) as caught:
         post(token_server)
     assert isinstance(caught.value.args[0].args[1], ConnectionResetError)

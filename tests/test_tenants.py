@@ -14,7 +14,9 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.db import connection
 from pytest_django import Settings
 from support.caches import BACKENDS, CacheBackend
+from support.clocks import GENEROUS_TIMEOUT
 from support.server import TokenServer
+from support.workers import wait_for_workers
 
 from hubspot_identify import services
 from hubspot_identify.background import get_workers
@@ -24,7 +26,6 @@ from hubspot_identify.tokens import Entry, VisitorToken, decode_entry, entry_key
 from hubspot_identify.visitors import Visitor
 
 ADA = Visitor("ada@example.com", "Ada")
-LONG = 30.0
 TENANTS = ("acme", "globex")
 
 _current = threading.local()
@@ -61,10 +62,6 @@ def cached(settings: Settings, hubspot: TokenServer) -> TokenServer:
     return hubspot
 
 
-def at_rest() -> None:
-    assert get_workers().join(LONG)
-
-
 def entry_of(name: str) -> Entry:
     """What the cache contains for Ada as a user of a tenant."""
     key = entry_key(ADA, get_config())
@@ -76,7 +73,7 @@ def fetch(name: str) -> VisitorToken | None:
     """The token that a tenant's page gets after a fetch."""
     with tenant(name):
         services.get_token(ADA)
-        at_rest()
+        wait_for_workers()
         return services.get_token(ADA)
 
 
@@ -87,13 +84,13 @@ def test_tenants_at_the_same_time_get_a_token_each(
 ) -> None:
     """Two fetches for the same address, whose entries never meet."""
     set_key_function(settings, function)
-    hubspot.mood("held")
+    hubspot.set_scenario("held")
     for name in TENANTS:
         with tenant(name):
             assert services.get_token(ADA) is None
-    assert hubspot.wait_for_calls(2, LONG)
+    assert hubspot.wait_for_calls(2, GENEROUS_TIMEOUT)
     hubspot.release()
-    at_rest()
+    wait_for_workers()
     tokens = []
     for name in TENANTS:
         with tenant(name):
@@ -156,8 +153,8 @@ def test_key_function_that_fails_on_a_worker_is_no_failure_of_the_cache(
 
 def test_key_function_that_fails_in_a_request(cached: TokenServer) -> None:
     """The cache can't be used there; the token comes from the memory of the process."""
-    assert services.get_token(ADA, wait=LONG) is not None
-    at_rest()
+    assert services.get_token(ADA, wait=GENEROUS_TIMEOUT) is not None
+    wait_for_workers()
     assert services.get_token(ADA) is not None
 
 
@@ -172,13 +169,13 @@ def test_forget_token_forgets_that_of_the_tenant(cached: TokenServer) -> None:
 def test_overdue_call_is_recorded_for_its_tenant(cached: TokenServer, settings: Settings) -> None:
     """The next job records the failure, whichever tenant it is for."""
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "TIMEOUT": 0.2}
-    cached.mood("held")
+    cached.set_scenario("held")
     with tenant("acme"):
-        assert services.get_token(ADA, wait=LONG) is None
-    assert cached.wait_for_calls(1, LONG)
-    job = get_workers().submit("next", lambda *_: None, LONG)
+        assert services.get_token(ADA, wait=GENEROUS_TIMEOUT) is None
+    assert cached.wait_for_calls(1, GENEROUS_TIMEOUT)
+    job = get_workers().submit("next", lambda *_: None, GENEROUS_TIMEOUT)
     assert job is not None
-    job.wait(LONG)
+    job.wait(GENEROUS_TIMEOUT)
     assert [entry_of(name).retry_at > time.time() for name in (*TENANTS, "public")] == [True, False, False]
     cached.release()
 
@@ -207,7 +204,7 @@ def test_back_end_that_makes_its_own_keys_is_reported(
     assert fetch("acme") is not None
     with tenant("acme"):
         assert not services.get_token(Visitor("eve@example.com"))
-        at_rest()
+        wait_for_workers()
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("hubspot_identify.store", logging.ERROR)
     assert caches["default"]._cache == {}  # type: ignore[attr-defined]

@@ -193,7 +193,7 @@ def test_no_thread_outlives_the_block() -> None:
 
 def test_a_thread_that_does_not_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A site's own callable that hangs is not left running behind the next test."""
-    monkeypatch.setattr(testing, "PATIENCE", 0.01)
+    monkeypatch.setattr(testing, "GENEROUS_TIMEOUT", 0.01)
     let_go = threading.Event()
 
     def hang() -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 SLACK = 0.3  # seconds by which a waiter may be late
+GENEROUS_TIMEOUT = 30.0  # seconds; only a test that fails waits for so long
 
 
 class Clock:

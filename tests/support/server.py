@@ -1,4 +1,4 @@
-"""A stand-in for HubSpot's token endpoint with every mood a real one has been seen in, and worse.
+"""A stand-in for HubSpot's token endpoint with every scenario a real one has been seen in, and worse.
 
 It lives in a process of its own, so that neither the GIL nor a fork of the tests disturbs it; each test gets
 a port of its own in it. Nothing here pretends: refused is refused by the kernel, a reset is a RST.
@@ -19,7 +19,7 @@ from typing import Any, Literal, Self
 
 from requests.structures import CaseInsensitiveDict
 
-Mood = Literal[
+Scenario = Literal[
     "healthy",  # a new token for every call
     "held",  # healthy, once the test calls release()
     "answer",  # whatever the test says: status, headers, body
@@ -95,10 +95,10 @@ class TokenServerProcess:
         return TokenServer(self._control, _ask(self._control, "open", certificate=certificate and str(certificate)))
 
 
-def _ask(control: int, do: str, *, patience: float = 10.0, **arguments: Any) -> Any:
+def _ask(control: int, do: str, *, socket_timeout: float = 10.0, **arguments: Any) -> Any:
     # A plain socket and a numeric address: tests may break resolvers and connection helpers as they like.
     with socket.socket() as sock:
-        sock.settimeout(patience)
+        sock.settimeout(socket_timeout)
         sock.connect(("127.0.0.1", control))
         sock.sendall(json.dumps({"do": do, **arguments}).encode() + b"\n")
         with sock.makefile("r", encoding="utf-8") as answer:
@@ -108,7 +108,7 @@ def _ask(control: int, do: str, *, patience: float = 10.0, **arguments: Any) -> 
 
 
 class TokenServer:
-    """One port of the stand-in; its mood is changed while it runs, its address stays."""
+    """One port of the stand-in; its scenario is changed while it runs, its address stays."""
 
     def __init__(self, control: int, port: int) -> None:
         self._control = control
@@ -120,12 +120,12 @@ class TokenServer:
 
     @property
     def https_url(self) -> str:
-        """The address for TLS. A server without a certificate does not speak it; for ``mood("hang")``."""
+        """The address for TLS. A server without a certificate does not speak it; for ``set_scenario("hang")``."""
         return f"https://127.0.0.1:{self.port}"
 
-    def mood(
+    def set_scenario(
         self,
-        name: Mood,
+        name: Scenario,
         *,
         latency: float = 0.0,
         status: int | None = None,
@@ -139,7 +139,7 @@ class TokenServer:
         call: int | None = None,
         target: int | None = None,
     ) -> None:
-        """Answer like this from the next request on; those that wait already keep the mood they came in.
+        """Answer like this from the next request on; those that wait already keep the scenario they came in.
 
         ``latency`` is waited before any answer, in seconds. ``body`` is bytes, text, or what JSON can hold.
         """
@@ -163,11 +163,11 @@ class TokenServer:
                 "headers": dict(headers or {}),
                 "body": raw.decode("latin-1"),
             }
-        self._ask("mood", name=name, options=options)
+        self._ask("scenario", name=name, options=options)
 
     def answer(self, status: int, body: object = b"", headers: Mapping[str, str] | None = None) -> None:
-        """Short for ``mood("answer", …)``."""
-        self.mood("answer", status=status, body=body, headers=headers)
+        """Short for ``set_scenario("answer", …)``."""
+        self.set_scenario("answer", status=status, body=body, headers=headers)
 
     def reject_key(self) -> None:
         """Answer as HubSpot does for an invalid key."""
@@ -175,7 +175,7 @@ class TokenServer:
         self.answer(401, body)
 
     def release(self) -> None:
-        """Let the requests go that ``mood("held")`` keeps, and those that still come in it."""
+        """Let the requests go that ``set_scenario("held")`` keeps, and those that still come in it."""
         self._ask("release")
 
     def requests(self) -> list[Request]:
@@ -199,7 +199,7 @@ class TokenServer:
 
     def wait_for_calls(self, calls: int, timeout: float = 5.0) -> bool:
         """Block until that many requests have arrived; whether they did in time."""
-        arrived: bool = self._ask("wait", calls=calls, timeout=timeout, patience=timeout + 5)
+        arrived: bool = self._ask("wait", calls=calls, timeout=timeout, socket_timeout=timeout + 5)
         return arrived
 
     def emails_by_token(self) -> dict[str, str]:

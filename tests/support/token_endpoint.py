@@ -1,4 +1,4 @@
-"""The process behind ``support.server``: HubSpot's token endpoint in every mood, on raw sockets.
+"""The process behind ``support.server``: HubSpot's token endpoint in every scenario, on raw sockets.
 
 Run as a script with the standard library alone. It prints the port of its control channel and ends when
 its standard input does, so that it never outlives the tests. A control request is one line of JSON on a
@@ -83,13 +83,13 @@ class Connection:
         """End the connection with RST in place of FIN."""
         if self.writer.transport.is_closing():
             return
-        linger_nothing = struct.pack("ii", 1, 0)
-        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_nothing)
+        reset_on_close = struct.pack("ii", 1, 0)
+        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset_on_close)
         self.writer.transport.abort()
 
 
 class Endpoint:
-    """One loopback port: its mood, its requests, its tokens."""
+    """One loopback port: its scenario, its requests, its tokens."""
 
     def __init__(self, certificate: str | None = None) -> None:
         self.tls: ssl.SSLContext | None = None
@@ -102,7 +102,7 @@ class Endpoint:
         self.server: asyncio.Server | None = None
         self.listener: socket.socket | None = None
         self.fillers: list[socket.socket] = []
-        self.mood: Callable[..., Awaitable[bool]] = self.mood_healthy
+        self.scenario: Callable[..., Awaitable[bool]] = self.scenario_healthy
         self.options: Options = {}
         self.open: set[Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
@@ -163,13 +163,13 @@ class Endpoint:
         try:
             while (request := await connection.read_request()) is not None:
                 request["at"] = asyncio.get_running_loop().time()
-                # Read once: a mood set while this request waits is for the next ones.
-                mood, options = self.mood, self.options
+                # Read once: a scenario set while this request waits is for the next ones.
+                scenario, options = self.scenario, self.options
                 async with self.arrived:
                     self.requests.append(request)
                     self.arrived.notify_all()
                 await asyncio.sleep(options.get("latency", 0))
-                if not await mood(connection, request, **options):
+                if not await scenario(connection, request, **options):
                     break
         except (ConnectionError, asyncio.CancelledError):
             pass
@@ -192,9 +192,9 @@ class Endpoint:
         await connection.send(head(status, defaults | headers) + body)
         return True
 
-    # The moods. Each answers one request and says whether the connection may be used again.
+    # The scenarios. Each answers one request and says whether the connection may be used again.
 
-    async def mood_healthy(self, connection: Connection, request: Options, **_: Any) -> bool:
+    async def scenario_healthy(self, connection: Connection, request: Options, **_: Any) -> bool:
         try:
             email = json.loads(request["body"].encode("latin-1"))["email"]
             name = base64.urlsafe_b64encode(email.encode()).decode().rstrip("=")
@@ -205,11 +205,11 @@ class Endpoint:
         self.emails[token] = email
         return await self.answer(connection, 200, {}, json.dumps({"token": token}).encode())
 
-    async def mood_held(self, connection: Connection, request: Options, **_: Any) -> bool:
+    async def scenario_held(self, connection: Connection, request: Options, **_: Any) -> bool:
         await self.released.wait()
-        return await self.mood_healthy(connection, request)
+        return await self.scenario_healthy(connection, request)
 
-    async def mood_answer(
+    async def scenario_answer(
         self,
         connection: Connection,
         request: Options,
@@ -221,13 +221,13 @@ class Endpoint:
     ) -> bool:
         return await self.answer(connection, status, headers, body.encode("latin-1"))
 
-    async def mood_firewall(self, connection: Connection, request: Options, **options: Any) -> bool:
+    async def scenario_firewall(self, connection: Connection, request: Options, **options: Any) -> bool:
         """Healthy, but requests with ``<script>`` or of a ``refused…`` address get the response of the test."""
         is_blocked = "<script>" in request["body"] or '"email": "refused' in request["body"]
-        mood = self.mood_answer if is_blocked else self.mood_healthy
-        return await mood(connection, request, **options)
+        scenario = self.scenario_answer if is_blocked else self.scenario_healthy
+        return await scenario(connection, request, **options)
 
-    async def mood_rate_limit(
+    async def scenario_rate_limit(
         self, connection: Connection, request: Options, *, calls: int = 190, seconds: float = 10, **_: Any
     ) -> bool:
         now = request["at"]
@@ -240,7 +240,7 @@ class Endpoint:
         }
         if len(self.window) < calls:
             self.window.append(now)
-            return await self.mood_healthy(connection, request)
+            return await self.scenario_healthy(connection, request)
         body = {
             "status": "error",
             "message": "Too many calls for this window.",
@@ -250,27 +250,27 @@ class Endpoint:
         }
         return await self.answer(connection, 429, headers, json.dumps(body).encode())
 
-    async def mood_hang(self, connection: Connection, request: Options, **_: Any) -> bool:
+    async def scenario_hang(self, connection: Connection, request: Options, **_: Any) -> bool:
         await connection.hang()
         return False
 
-    async def mood_hang_after_headers(self, connection: Connection, request: Options, **_: Any) -> bool:
+    async def scenario_hang_after_headers(self, connection: Connection, request: Options, **_: Any) -> bool:
         await connection.send(head(200, {"Content-Type": "application/json", "Content-Length": "40"}))
         await connection.hang()
         return False
 
-    async def mood_drip_headers(
+    async def scenario_drip_headers(
         self, connection: Connection, request: Options, *, interval: float = 0.4, **_: Any
     ) -> bool:
         return await self._drip(connection, b"HTTP/1.1 200 OK\r\nX-Drip: ", interval)
 
-    async def mood_drip_body(
+    async def scenario_drip_body(
         self, connection: Connection, request: Options, *, interval: float = 0.4, **_: Any
     ) -> bool:
         await connection.send(head(200, {"Content-Type": "application/json", "Content-Length": "60000"}))
         return await self._drip(connection, b'{"token": "', interval)
 
-    async def mood_drip_to_close(
+    async def scenario_drip_to_close(
         self, connection: Connection, request: Options, *, interval: float = 0.4, **_: Any
     ) -> bool:
         """The same with a body that ends with the connection, as it did before HTTP 1.1."""
@@ -283,18 +283,18 @@ class Endpoint:
             await asyncio.sleep(interval)
         return False
 
-    async def mood_continue(self, connection: Connection, request: Options, **_: Any) -> bool:
+    async def scenario_continue(self, connection: Connection, request: Options, **_: Any) -> bool:
         """An endless stream of interim responses, which HTTP libraries skip without end."""
         while True:
             await connection.send(head(100, {}))
 
-    async def mood_endless_body(self, connection: Connection, request: Options, **_: Any) -> bool:
+    async def scenario_endless_body(self, connection: Connection, request: Options, **_: Any) -> bool:
         headers = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
         await connection.send(head(200, headers) + b'b\r\n{"token": "\r\n')
         while True:
             await connection.send(b"4000\r\n" + b"a" * 0x4000 + b"\r\n")
 
-    async def mood_bomb(
+    async def scenario_bomb(
         self, connection: Connection, request: Options, *, size: int = 4 * 1024 * 1024, **_: Any
     ) -> bool:
         """A small body that becomes ``size`` bytes of valid JSON once decompressed."""
@@ -305,41 +305,43 @@ class Endpoint:
         parts += [squeeze.compress(b"}"), squeeze.flush()]
         return await self.answer(connection, 200, {"Content-Encoding": "gzip"}, b"".join(parts))
 
-    async def mood_truncated(self, connection: Connection, request: Options, **_: Any) -> bool:
+    async def scenario_truncated(self, connection: Connection, request: Options, **_: Any) -> bool:
         """A body that ends early, and would be valid JSON if its length were not looked at."""
         await self.answer(connection, 200, {"Content-Length": "4000"}, b'{"token": "truncated"}')
         return False
 
-    async def mood_html(self, connection: Connection, request: Options, **_: Any) -> bool:
+    async def scenario_html(self, connection: Connection, request: Options, **_: Any) -> bool:
         page = b"<!doctype html><title>Just a moment</title><p>Checking your browser.</p>"
         return await self.answer(connection, 200, {"Content-Type": "text/html"}, page)
 
-    async def mood_empty(self, connection: Connection, request: Options, **_: Any) -> bool:
+    async def scenario_empty(self, connection: Connection, request: Options, **_: Any) -> bool:
         return await self.answer(connection, 200, {}, b"")
 
-    async def mood_redirect(
+    async def scenario_redirect(
         self, connection: Connection, request: Options, *, status: int = 307, location: str = "", **_: Any
     ) -> bool:
         """To ourselves, unless told: a client that follows it asks again, and is seen doing so."""
         headers = {"Location": location or f"http://127.0.0.1:{self.port}/elsewhere"}
         return await self.answer(connection, status, headers, b"")
 
-    async def mood_reset(self, connection: Connection, request: Options, **_: Any) -> bool:
+    async def scenario_reset(self, connection: Connection, request: Options, **_: Any) -> bool:
         connection.reset()
         return False
 
-    async def mood_stray(self, connection: Connection, request: Options, *, call: int, status: int, **_: Any) -> bool:
+    async def scenario_stray(
+        self, connection: Connection, request: Options, *, call: int, status: int, **_: Any
+    ) -> bool:
         """Healthy, but one call gets a stray response before its own: any status, or 200 for its own response twice."""
         if request is next(iter(self.requests[call - 1 :]), None):
             if status == 200:
-                await self.mood_healthy(connection, request)
+                await self.scenario_healthy(connection, request)
             elif status < 200:
                 await connection.send(head(status, {"Link": "</style.css>; rel=preload"}))
             else:
                 await self.answer(connection, status, {}, b"" if status == 204 else b'{"status": "error"}')
-        return await self.mood_healthy(connection, request)
+        return await self.scenario_healthy(connection, request)
 
-    async def mood_tunnel(self, connection: Connection, request: Options, *, target: int, **_: Any) -> bool:
+    async def scenario_tunnel(self, connection: Connection, request: Options, *, target: int, **_: Any) -> bool:
         """An HTTP proxy: answer CONNECT, then pass bytes to and from a port of this machine, whatever the host name."""
         reader, writer = await asyncio.open_connection("127.0.0.1", target)
         await connection.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
@@ -356,10 +358,10 @@ class Endpoint:
 
     # What the control channel asks for.
 
-    async def do_mood(self, name: str, options: Options) -> None:
+    async def do_scenario(self, name: str, options: Options) -> None:
         listening = name not in {"refused", "unconnectable"}
         if listening:
-            self.mood = getattr(self, f"mood_{name}")
+            self.scenario = getattr(self, f"scenario_{name}")
             self.options = options
         if name == "held":
             self.released.clear()

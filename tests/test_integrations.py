@@ -13,11 +13,11 @@ HERE = Path(__file__).parent
 
 
 def test_beside_hijack_impersonate_loginas_su_and_allauth() -> None:
-    """All of ``neighbours/cases.py`` holds with the real packages."""
+    """All of ``integrations/cases.py`` holds with the real packages."""
     others_warnings = [f"-Wignore::{kind}" for kind in ("DeprecationWarning", "PendingDeprecationWarning")]
-    command = [sys.executable, "-m", "pytest", "--ds=neighbours.settings", "-q", *others_warnings]
+    command = [sys.executable, "-m", "pytest", "--ds=integrations.settings", "-q", *others_warnings]
     run = subprocess.run(
-        [*command, str(HERE / "neighbours" / "cases.py")],
+        [*command, str(HERE / "integrations" / "cases.py")],
         cwd=HERE.parent,
         capture_output=True,
         text=True,

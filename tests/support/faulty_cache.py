@@ -9,7 +9,7 @@ from typing import Any
 from django.core.cache.backends.locmem import LocMemCache
 
 
-class TroubledCache(LocMemCache):
+class FaultyCache(LocMemCache):
     """LocMem with a mind of the test's. What is asked and what is to happen is the same for all threads."""
 
     #: Operation and name of the thread that asked for it, in order.
@@ -18,7 +18,7 @@ class TroubledCache(LocMemCache):
     instead: dict[str, Callable[..., Any]] = {}  # noqa: RUF012
 
     @classmethod
-    def heal(cls) -> None:
+    def reset(cls) -> None:
         """Work from now on, and forget who asked what."""
         cls.asked.clear()
         cls.instead.clear()

@@ -1,4 +1,4 @@
-"""Impersonation and verification by the real packages, through their own views. Run by ``test_neighbours.py``."""
+"""Impersonation and verification by the real packages, through their own views. Run by ``test_integrations.py``."""
 
 from __future__ import annotations
 

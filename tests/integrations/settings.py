@@ -5,7 +5,7 @@ from __future__ import annotations
 from settings import *  # noqa: F403
 from settings import INSTALLED_APPS, MIDDLEWARE
 
-ROOT_URLCONF = "neighbours.urls"
+ROOT_URLCONF = "integrations.urls"
 INSTALLED_APPS = [
     *INSTALLED_APPS,
     "django.contrib.admin",
