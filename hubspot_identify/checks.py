@@ -19,7 +19,7 @@ from django.core.checks import CheckMessage, Error, Warning, register
 from .conf import Config, build_config, values_of
 from .delivery import endpoint_url, is_inline, is_ours
 from .exceptions import ConfigurationError
-from .validation import WIDGET_OPTIONS, account_overrides, widget_option_problem
+from .validation import WIDGET_OPTIONS, account_overrides, check_widget_option
 
 #: ``manage.py check --tag hubspot_identify`` runs these checks alone.
 TAG = "hubspot_identify"
@@ -100,7 +100,7 @@ def _account_problems(accounts: Mapping[Any, Any]) -> Iterator[CheckMessage]:
         try:
             account_overrides(name, overrides)
         except ConfigurationError as error:
-            yield _setting_error(str(error))
+            yield _setting_error(error)
 
 
 def _problems_of_all(source: object) -> Iterator[CheckMessage]:
@@ -110,39 +110,31 @@ def _problems_of_all(source: object) -> Iterator[CheckMessage]:
         where = f"HUBSPOT_IDENTIFY['ACCOUNTS'][{account!r}]" if account else "HUBSPOT_IDENTIFY"
         # Accounts that inherit a missing EMAIL_VERIFIED share one error, because it is best set once for all of them.
         inherits = account and "EMAIL_VERIFIED" not in accounts[account]
-        inherited = ["HUBSPOT_IDENTIFY['EMAIL_VERIFIED']"] if inherits else []
-        yield from _setting_problem(source, account, where, *inherited)
+        yield from _setting_problem(source, account, where, shared="EMAIL_VERIFIED" if inherits else None)
 
 
-def _setting_problem(source: object, account: str, where: str, *inherited: str) -> Iterator[CheckMessage]:
+def _setting_problem(source: object, account: str, where: str, shared: str | None = None) -> Iterator[CheckMessage]:
     try:
         build_config(source, account)
     except ConfigurationError as error:
-        text = str(error)
-        if not text.startswith((where, *inherited)):
-            text = text.replace("HUBSPOT_IDENTIFY", where, 1)
-        yield _setting_error(text)
+        problem = error.problem
+        if error.setting != shared and not problem.startswith(where):
+            problem = problem.replace("HUBSPOT_IDENTIFY", where, 1)
+        yield _setting_error(error, problem)
 
 
-def _setting_error(text: str) -> CheckMessage:
-    problem, hint = _split(text)
-    return Error(problem, hint=hint, id="hubspot_identify.E001")
-
-
-def _split(text: str) -> tuple[str, str]:
-    """What is wrong, and what to type, from the one sentence in which the settings say both."""
-    problem, *advice = re.split(r": (?=write |leave |did you mean )", text, maxsplit=1)
-    hint = "".join(advice) or "See the settings in the README of django-hubspot-identify."
-    return f"{problem.rstrip('.')}.", hint[0].upper() + hint[1:]
+def _setting_error(error: ConfigurationError, problem: str = "") -> CheckMessage:
+    return Error(problem or error.problem, hint=error.hint, id="hubspot_identify.E001")
 
 
 def _option_problems(options: Mapping[Any, Any], where: str) -> Iterator[CheckMessage]:
     for option, value in options.items():
-        problem = widget_option_problem(option, value)
-        if problem is not None:
-            text, hint = _split(f"{where}[{option!r}] {problem}." if isinstance(option, str) else f"{where} {problem}.")
-            yield Error(text, hint=hint, id="hubspot_identify.E002")
-        elif option not in WIDGET_OPTIONS:
+        try:
+            check_widget_option(option, value, where)
+        except ConfigurationError as error:
+            yield Error(error.problem, hint=error.hint, id="hubspot_identify.E002")
+            continue
+        if option not in WIDGET_OPTIONS:
             right = {known.lower(): known for known in WIDGET_OPTIONS}
             nearest = difflib.get_close_matches(option.lower(), right, n=1)
             advice = f"Write {right[nearest[0]]!r}" if nearest else f"There are {', '.join(WIDGET_OPTIONS)}"

@@ -188,7 +188,9 @@ def build_config(source: object, account: str = "") -> Config:
     if config.load_on == "interaction" and config.delivery == "inline":
         raise ConfigurationError(
             "HUBSPOT_IDENTIFY['LOAD_ON'] = \"interaction\" asks for no token until the visitor wants to chat, "
-            "which inline delivery can't do: leave out DELIVERY, or choose another LOAD_ON."
+            "which inline delivery can't do.",
+            setting="LOAD_ON",
+            hint="Leave out DELIVERY, or choose another LOAD_ON.",
         )
     return config
 
@@ -209,5 +211,7 @@ def _overrides(values: Mapping[str, Any], account: str) -> Mapping[str, Any]:
     accounts = VALIDATORS["ACCOUNTS"](accounts)
     if account not in accounts:
         known = listed(islice(accounts, MAX_LISTED)) + (", …" if len(accounts) > MAX_LISTED else "")
-        raise UnknownAccountError(f"HUBSPOT_IDENTIFY['ACCOUNTS'] has no account {account!r}; it has {known}.")
+        raise UnknownAccountError(
+            f"HUBSPOT_IDENTIFY['ACCOUNTS'] has no account {account!r}.", setting="ACCOUNTS", hint=f"It has {known}."
+        )
     return account_overrides(account, accounts[account])

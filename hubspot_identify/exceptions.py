@@ -15,7 +15,19 @@ from django.core.exceptions import ImproperlyConfigured
 
 
 class ConfigurationError(ImproperlyConfigured):
-    """A setting in ``HUBSPOT_IDENTIFY`` is missing or wrong; the text names it and says what to write."""
+    """A setting in ``HUBSPOT_IDENTIFY`` is missing or wrong. The text names it and says what to write.
+
+    Attributes:
+        problem: what is wrong, in one sentence.
+        setting: the key, such as ``"API_KEY"``; ``""`` if no single key is wrong.
+        hint: what to write instead, in one sentence.
+    """
+
+    def __init__(self, problem: str, *, setting: str = "", hint: str = "") -> None:
+        super().__init__(f"{problem} {hint}".rstrip())
+        self.problem = problem
+        self.setting = setting
+        self.hint = hint
 
 
 class UnknownAccountError(ConfigurationError):

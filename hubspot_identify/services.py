@@ -228,7 +228,8 @@ def _made(job: Job | None, token: VisitorToken | None) -> VisitorToken:
 def _callable_config(visitor: Visitor, account: str | None) -> Config:
     config = _checked_config(visitor, 0.0, account)
     if config.enabled is False:
-        raise ConfigurationError("HUBSPOT_IDENTIFY['ENABLED'] is False: set it to True before asking for a token.")
+        hint = "Set it to True before you call create_token()."
+        raise ConfigurationError("HUBSPOT_IDENTIFY['ENABLED'] is False.", setting="ENABLED", hint=hint)
     return config
 
 

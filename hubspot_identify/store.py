@@ -125,7 +125,7 @@ class Store:
         try:
             answer = question(caches[self._alias])
         except InvalidCacheBackendError as error:
-            raise ConfigurationError(f"CACHES[{self._alias!r}] can't be used: {error}") from None
+            raise ConfigurationError(f"CACHES[{self._alias!r}] can't be used: {error}", setting="CACHE") from None
         except (SynchronousOnlyOperation, ImproperlyConfigured):
             raise  # the site's mistake, not the cache's trouble
         except Exception as error:  # noqa: BLE001 - back ends raise what their libraries raise

@@ -15,8 +15,6 @@ Elsewhere :func:`fake_hubspot` and :func:`no_hubspot` are context managers and d
 
 Everything but the network is the real thing: settings, the gate, cache entries, breaker, background threads. What the
 app caches meanwhile stands in a cache of its own, and no thread is left when the block is over.
-
-All that a test suite names stands here, and what it rests on beside it, hence the length.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What each key of ``settings.HUBSPOT_IDENTIFY`` may hold, and what to write instead of anything else.
 
-One table at the end and a function for each of its rows, hence the length. No message quotes a value: two variables
-of an environment are soon mixed up, and then the key stands where another setting belongs.
+The table at the end has a function for each key. No message quotes a value: if two environment variables are mixed up,
+the value of another setting can be the API key.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def settings_dict(values: object, where: str) -> dict[str, Any]:
     """A copy of a dict of settings; an error for anything else."""
     if values is None:
         raise ConfigurationError(
-            f'settings.{where} is missing: write {where} = {{"API_KEY": …, "PORTAL_ID": …}}, '
-            'or {"ENABLED": False} where there is to be no chat.'
+            f"settings.{where} is missing.",
+            hint=f'Write {where} = {{"API_KEY": …, "PORTAL_ID": …}}, or {{"ENABLED": False}} for a site without chat.',
         )
     if not isinstance(values, Mapping):
-        raise ConfigurationError(f"{where} is a {kind(values)}: write a dict of settings.")
+        raise ConfigurationError(f"{where} is a {kind(values)}.", hint="Write a dict of settings.")
     return dict(values)
 
 
@@ -54,11 +54,13 @@ def check_keys(values: Mapping[str, Any], where: str) -> None:
     """An error for a key that is no setting, with the nearest one that is."""
     for key in values:
         if not isinstance(key, str):
-            raise ConfigurationError(f"{where} has a key that is a {kind(key)}: write one of {listed(VALIDATORS)}.")
+            raise ConfigurationError(
+                f"{where} has a key that is a {kind(key)}.", hint=f"Write one of {listed(VALIDATORS)}."
+            )
         if key not in VALIDATORS:
             nearest = difflib.get_close_matches(key.upper(), VALIDATORS, n=1)
-            advice = f"did you mean {nearest[0]!r}?" if nearest else f"write one of {listed(VALIDATORS)}."
-            raise ConfigurationError(f"{where} has an unknown key {key!r}: {advice}")
+            hint = f"Did you mean {nearest[0]!r}?" if nearest else f"Write one of {listed(VALIDATORS)}."
+            raise ConfigurationError(f"{where} has an unknown key {key!r}.", setting=key, hint=hint)
 
 
 def listed(names: Any) -> str:
@@ -72,8 +74,8 @@ def kind(value: object) -> str:
 
 
 def wrong(key: str, problem: str, write: str) -> ConfigurationError:
-    """The one shape of our messages; ``problem`` quotes no value."""
-    return ConfigurationError(f"HUBSPOT_IDENTIFY[{key!r}] {problem}: write {write}.")
+    """The one shape of our errors; ``problem`` quotes no value."""
+    return ConfigurationError(f"HUBSPOT_IDENTIFY[{key!r}] {problem}.", setting=key, hint=f"Write {write}.")
 
 
 def _api_key(value: object) -> str | Callable[[], str]:
@@ -266,30 +268,29 @@ def _widget(value: object) -> Mapping[str, str | bool]:
     if not isinstance(value, Mapping):
         raise wrong("WIDGET", f"is a {kind(value)}", "a dict of options of HubSpot's widget")
     for option, given in value.items():
-        problem = widget_option_problem(option, given)
-        if problem:
-            where = f"[{option!r}]" if isinstance(option, str) else ""
-            raise ConfigurationError(f"HUBSPOT_IDENTIFY['WIDGET']{where} {problem}.")
+        check_widget_option(option, given, "HUBSPOT_IDENTIFY['WIDGET']")
     return MappingProxyType({"avoidInlineStyles": True, **value})
 
 
 _WORDS: Mapping[object, str] = {bool: "True or False", str: "text"}
 
 
-def widget_option_problem(option: object, value: object) -> str | None:
-    """Why the widget would refuse an option (a wrong type stops it at start-up), or ``None``.
+def check_widget_option(option: object, value: object, where: str) -> None:
+    """Raise a ConfigurationError for an option that the widget would refuse: a wrong type stops it at start-up.
 
     Options that HubSpot has not documented pass, for it may add some; the system checks report them.
     """
     if not isinstance(option, str):
-        return f"has an option that is a {kind(option)}: write its name as text"
+        problem, hint = f"{where} has an option that is a {kind(option)}.", "Write its name as text."
+        raise ConfigurationError(problem, setting="WIDGET", hint=hint)
+    where = f"{where}[{option!r}]"
     if option in IDENTITY_OPTIONS:
-        return "would give one visitor's identity to everybody: leave it out, the app supplies it"
+        problem, hint = f"{where} would identify all visitors as one.", "Leave it out, the app supplies it."
+        raise ConfigurationError(problem, setting="WIDGET", hint=hint)
     wanted = WIDGET_OPTIONS.get(option, (bool, str))
-    if any(isinstance(value, one) if isinstance(one, type) else value == one for one in wanted):
-        return None
-    write = " or ".join(_WORDS.get(one, repr(one)) for one in wanted)
-    return f"is a {kind(value)}: write {write}"
+    if not any(isinstance(value, one) if isinstance(one, type) else value == one for one in wanted):
+        hint = f"Write {' or '.join(_WORDS.get(one, repr(one)) for one in wanted)}."
+        raise ConfigurationError(f"{where} is a {kind(value)}.", setting="WIDGET", hint=hint)
 
 
 def _number(key: str, least: float, most: float, write: str) -> Callable[[object], float]:
@@ -336,7 +337,7 @@ def account_overrides(name: object, overrides: object) -> dict[str, Any]:
     check_keys(values, where)
     for key in ("ACCOUNTS", "CHOOSE_ACCOUNT"):
         if key in values:
-            raise ConfigurationError(f"{where} has {key}: write it once, outside.")
+            raise ConfigurationError(f"{where} has {key}.", setting=key, hint="Write it once, outside of ACCOUNTS.")
     return values
 
 

@@ -102,8 +102,10 @@ def _render(
     inline = is_inline(config, endpoint)
     if endpoint is None and (config.load_on == "interaction" or not inline):
         raise ConfigurationError(
-            'The chat needs its endpoint: add path("hubspot/", include("hubspot_identify.urls")) to the URLconf, '
-            "or leave out DELIVERY and LOAD_ON in HUBSPOT_IDENTIFY."
+            "The app's URLs are not routed, and the chat needs them.",
+            setting="LOAD_ON" if config.load_on == "interaction" else "DELIVERY",
+            hint='Add path("hubspot/", include("hubspot_identify.urls")) to the URLconf, or leave out DELIVERY and '
+            "LOAD_ON in HUBSPOT_IDENTIFY.",
         )
     loader = config.loader
     launcher = _launcher() if config.load_on == "interaction" else ()

@@ -1,11 +1,11 @@
-"""``HUBSPOT_IDENTIFY``: read live, checked whole, and wrong in words that say what to write."""
+"""``HUBSPOT_IDENTIFY``: the settings are read when they are needed, validated, and turned into a ``Config``."""
 
 from __future__ import annotations
 
 import functools
-import re
 import string
-from collections.abc import Callable
+from collections import UserDict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pytest_django import Settings
 
-from hubspot_identify import conf, validation
+from hubspot_identify import conf
 from hubspot_identify.checks import check_settings
 from hubspot_identify.conf import KEYS, Config, account_chooser, build_config, config_for, get_config
 from hubspot_identify.exceptions import ConfigurationError, HubSpotIdentifyError, UnknownAccountError
@@ -26,7 +26,7 @@ from hubspot_identify.visitors import user_visitor
 
 KEY = "pat-na1-1b2c3d4e"
 OTHER_KEY = "pat-eu1-5f6a7b8c"
-#: As little as there has to be.
+#: The required settings.
 MINIMUM = {"API_KEY": KEY, "EMAIL_VERIFIED": True}
 
 
@@ -34,21 +34,27 @@ def chooser(request: HttpRequest) -> str | None:
     return request.headers.get("X-Account")
 
 
-def yes(*args: object) -> bool:
-    raise AssertionError("Settings are read, not tried.")
+def sync_callable(*args: object) -> bool:
+    raise AssertionError("Reading the settings must not call the callables in them.")
 
 
-async def asynchronous(*args: object) -> bool:
-    raise AssertionError("Settings are read, not tried.")
+async def async_callable(*args: object) -> bool:
+    raise AssertionError("Reading the settings must not call the callables in them.")
 
 
-class Asynchronous:
+class AsyncCallable:
     async def __call__(self, *args: object) -> bool:
-        raise AssertionError("Settings are read, not tried.")
+        raise AssertionError("Reading the settings must not call the callables in them.")
 
 
-def test_the_defaults_are_the_documented_ones() -> None:
-    """With a key alone, everything else is what the manual's table says."""
+def configuration_error(source: object, account: str = "") -> ConfigurationError:
+    with pytest.raises(ConfigurationError) as caught:
+        build_config(source, account)
+    return caught.value
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    """With the required settings only, all others have the defaults of the manual's table."""
     assert build_config(MINIMUM) == Config(
         api_key=KEY,
         base_url="https://api.hubapi.com",
@@ -74,243 +80,271 @@ def test_the_defaults_are_the_documented_ones() -> None:
     )
 
 
+def test_every_setting_reaches_the_config() -> None:
+    """Each setting has one normalised form in the config."""
+    source = {
+        "API_KEY": f" \t{KEY}\r\n",
+        "BASE_URL": "https://proxy.example/hub//",
+        "TOKEN_PATH": "/visitor-identification/2026-09/tokens/create",
+        "AUTH_SCHEME": "hapikey",
+        "PORTAL_ID": 123,
+        "REGION": "eu1",
+        "LOADER_URL": "https://proxy.example/123.js",
+        "VISITOR": "hubspot_identify.visitors.user_visitor",
+        "EMAIL_VERIFIED": sync_callable,
+        "IMPERSONATED": f"{__name__}.sync_callable",
+        "ENABLED": sync_callable,
+        "WIDGET": {"avoidInlineStyles": False, "enableWidgetCookieBanner": "ON_EXIT_INTENT", "notYetKnown": "text"},
+        "LOAD_ON": "idle",
+        "DELIVERY": "inline",
+        "PAGE_WAIT": 0,
+        "TIMEOUT": 30,
+        "RATE_LIMIT": 1000,
+        "CACHE": "default",
+        "ACCOUNTS": {"eu": {}},
+        "CHOOSE_ACCOUNT": chooser,
+    }
+    assert tuple(sorted(source)) == tuple(sorted(KEYS))
+    assert build_config(source) == Config(
+        api_key=KEY,
+        base_url="https://proxy.example/hub",
+        token_path="/visitor-identification/2026-09/tokens/create",
+        auth_scheme="hapikey",
+        portal_id="123",
+        region="eu1",
+        loader_url="https://proxy.example/123.js",
+        visitor=user_visitor,
+        email_verified=sync_callable,
+        impersonated=sync_callable,
+        enabled=sync_callable,
+        widget={"avoidInlineStyles": False, "enableWidgetCookieBanner": "ON_EXIT_INTENT", "notYetKnown": "text"},
+        load_on="idle",
+        delivery="inline",
+        page_wait=0,
+        timeout=30,
+        rate_limit=1000,
+        cache="default",
+        accounts={"eu": {}},
+        choose_account=chooser,
+    )
+
+
 @pytest.mark.parametrize(
-    ("key", "given_", "kept"),
+    ("key", "value", "expected"),
     [
-        ("API_KEY", f" \t{KEY}\r\n", KEY),
-        ("API_KEY", yes, yes),
-        ("BASE_URL", "https://proxy.example/hub//", "https://proxy.example/hub"),
-        ("BASE_URL", "http://127.0.0.1:8000/", "http://127.0.0.1:8000"),
+        ("API_KEY", sync_callable, sync_callable),
         ("BASE_URL", "http://[::1]:8000", "http://[::1]:8000"),
-        ("BASE_URL", "http://localhost", "http://localhost"),
-        ("TOKEN_PATH", "/visitor-identification/2026-09/tokens/create", None),
-        ("AUTH_SCHEME", "hapikey", None),
-        ("PORTAL_ID", "123", None),
-        ("PORTAL_ID", 123, "123"),
+        ("BASE_URL", "http://localhost/", "http://localhost"),
         ("PORTAL_ID", "", None),
-        ("REGION", "eu1", None),
-        ("LOADER_URL", "/sandbox/123.js", None),
-        ("LOADER_URL", "https://proxy.example/123.js", None),
         ("LOADER_URL", "", None),
-        ("VISITOR", "hubspot_identify.visitors.user_visitor", user_visitor),
-        ("EMAIL_VERIFIED", True, None),
-        ("EMAIL_VERIFIED", False, None),
-        ("EMAIL_VERIFIED", yes, None),
-        ("IMPERSONATED", f"{__name__}.yes", yes),
-        ("ENABLED", yes, None),
         ("WIDGET", {"disableAttachment": True}, {"avoidInlineStyles": True, "disableAttachment": True}),
-        ("WIDGET", {"avoidInlineStyles": False}, None),
-        ("WIDGET", {"avoidInlineStyles": True, "enableWidgetCookieBanner": "ON_EXIT_INTENT"}, None),
-        ("WIDGET", {"announcedTomorrow": "text"}, {"avoidInlineStyles": True, "announcedTomorrow": "text"}),
-        ("LOAD_ON", "interaction", None),
-        ("DELIVERY", "inline", None),
-        ("PAGE_WAIT", 0, None),
-        ("TIMEOUT", 30, None),
-        ("RATE_LIMIT", 17, None),
-        ("CHOOSE_ACCOUNT", chooser, None),
     ],
 )
-def test_what_may_be_written(key: str, given_: object, kept: object) -> None:
-    """Each of these values is taken, in the one form the rest of the app relies on."""
-    config = build_config({**MINIMUM, key: given_})
-    wanted = given_ if kept is None and given_ != "" else kept
-    assert getattr(config, key.lower()) == wanted
+def test_valid_value_is_normalised(key: str, value: object, expected: object) -> None:
+    """Plain HTTP is allowed for this machine, empty text counts as ``None``, and widget options have a default."""
+    assert getattr(build_config({**MINIMUM, key: value}), key.lower()) == expected
 
 
-WRONG: list[tuple[str, object, str]] = [
-    ("API_KEY", None, "is missing"),
-    ("API_KEY", "", "is missing"),
-    ("API_KEY", " \n", "is empty"),
-    ("API_KEY", KEY.encode(), "is a bytes"),
-    ("API_KEY", "pat-nä1", "has characters that are not ASCII"),
-    ("API_KEY", "pat\r\nX-Injected: 1", "has white space or control characters inside"),
-    ("API_KEY", "two words", "has white space or control characters inside"),
-    ("API_KEY", "pat\x7f", "has white space or control characters inside"),
-    ("API_KEY", asynchronous, "is asynchronous"),
-    ("BASE_URL", None, "is a NoneType"),
-    ("BASE_URL", "", "is not a complete address"),
-    ("BASE_URL", "api.hubapi.com", "is not a complete address"),
-    ("BASE_URL", "//api.hubapi.com", "is not a complete address"),
-    ("BASE_URL", "ftp://api.hubapi.com", "is not a complete address"),
-    ("BASE_URL", "https://", "is not a complete address"),
-    ("BASE_URL", "https://:443", "is not a complete address"),
-    ("BASE_URL", "https://api.hubapi.com /", "is not a complete address"),
-    ("BASE_URL", "https://bücher.example", "is not a complete address"),
-    ("BASE_URL", "https://[::1", "can't be parsed as an address"),
-    ("BASE_URL", "https://api.hubapi.com:99999", "can't be parsed as an address"),
-    ("BASE_URL", "https://user:secret@api.hubapi.com", "has a user name, a query or a fragment"),
-    ("BASE_URL", "https://@api.hubapi.com", "has a user name, a query or a fragment"),
-    ("BASE_URL", "https://api.hubapi.com?a=b", "has a user name, a query or a fragment"),
-    ("BASE_URL", "https://api.hubapi.com/?", "has a user name, a query or a fragment"),
-    ("BASE_URL", "https://api.hubapi.com#", "has a user name, a query or a fragment"),
-    ("BASE_URL", "http://api.hubapi.com", "is http:// to another machine"),
-    ("BASE_URL", "http://localhost.example.com", "is http:// to another machine"),
-    ("BASE_URL", "http://192.168.0.1", "is http:// to another machine"),
-    ("TOKEN_PATH", 1, "is a int"),
-    ("TOKEN_PATH", "tokens/create", "is not written as it should be"),
-    ("TOKEN_PATH", "/tokens?x=1", "is not written as it should be"),
-    ("TOKEN_PATH", "/tokens\n", "is not written as it should be"),
-    ("AUTH_SCHEME", "Bearer", "is none of the known values"),
-    ("AUTH_SCHEME", None, "is a NoneType"),
-    ("AUTH_SCHEME", ["bearer"], "is a list"),
-    ("PORTAL_ID", "12 34", "is not written as it should be"),
-    ("PORTAL_ID", "١٢٣", "is not written as it should be"),
-    ("PORTAL_ID", True, "is a bool"),
-    ("PORTAL_ID", -1, "is not written as it should be"),
-    pytest.param("PORTAL_ID", 10**5000, "is not written as it should be", id="PORTAL_ID-huge"),
-    ("REGION", "EU", "is not written as it should be"),
-    ("REGION", None, "is a NoneType"),
-    ("LOADER_URL", 5, "is a int"),
-    ("LOADER_URL", "//elsewhere.example/123.js", "is not a complete address"),
-    ("LOADER_URL", "/\\elsewhere.example/123.js", "is not a complete address"),
-    ("LOADER_URL", "javascript:alert(1)", "is not a complete address"),
-    ("LOADER_URL", "http://elsewhere.example/123.js", "is http:// to another machine"),
-    ("VISITOR", None, "is a NoneType"),
-    ("VISITOR", "user_visitor", "is text, but no dotted path"),
-    ("VISITOR", "..user_visitor", "is text, but no dotted path"),
-    ("VISITOR", "hubspot_identify.visitors.user_vistor", "can't be imported (ImportError: "),
-    ("VISITOR", "there_is_no.such_module", "can't be imported (there is no such module)"),
-    ("VISITOR", "hubspot_identify.conf.KEYS", "is a tuple"),
-    ("VISITOR", asynchronous, "is asynchronous"),
-    ("EMAIL_VERIFIED", None, "is missing"),
-    ("EMAIL_VERIFIED", 1, "is a int"),
-    ("EMAIL_VERIFIED", "yes", "is text, but no dotted path"),
-    ("EMAIL_VERIFIED", asynchronous, "is asynchronous"),
-    ("EMAIL_VERIFIED", Asynchronous(), "is asynchronous"),
-    ("IMPERSONATED", True, "is a bool"),
-    ("IMPERSONATED", asynchronous, "is asynchronous"),
-    ("ENABLED", None, "is a NoneType"),
-    ("ENABLED", "False", "is text, but no dotted path"),
-    ("ENABLED", 0, "is a int"),
-    ("ENABLED", f"{__name__}.asynchronous", "is asynchronous"),
-    ("WIDGET", ["avoidInlineStyles"], "is a list"),
-    ("LOAD_ON", "scroll", "is none of the known values"),
-    ("DELIVERY", "defer", "is none of the known values"),
-    ("PAGE_WAIT", "1", "is a str"),
-    ("PAGE_WAIT", True, "is a bool"),
-    ("PAGE_WAIT", -0.1, "is too little or too much"),
-    ("PAGE_WAIT", float("nan"), "is too little or too much"),
-    ("TIMEOUT", 0, "is too little or too much"),
-    ("TIMEOUT", float("inf"), "is too little or too much"),
-    ("TIMEOUT", 10**400, "is too little or too much"),
-    ("RATE_LIMIT", 0, "is too little or too much"),
-    pytest.param("RATE_LIMIT", 10**5000, "is too little or too much", id="RATE_LIMIT-huge"),
-    ("RATE_LIMIT", 10.0, "is a float"),
-    ("RATE_LIMIT", True, "is a bool"),
-    ("CACHE", None, "is a NoneType"),
-    ("CACHE", "redis", "is none of the known values"),
-    ("ACCOUNTS", ["eu"], "is a list"),
-    ("CHOOSE_ACCOUNT", "eu", "is text, but no dotted path"),
-    ("CHOOSE_ACCOUNT", asynchronous, "is asynchronous"),
-]
+#: What the hint for each setting contains: a sample, a signature, a limit, or another setting.
+IN_HINT = {
+    "API_KEY": "",
+    "BASE_URL": '"https://api.hubapi.com"',
+    "TOKEN_PATH": '"/visitor-identification/2026-09/tokens/create"',
+    "AUTH_SCHEME": "'bearer'",
+    "PORTAL_ID": "None",
+    "REGION": '"eu1"',
+    "LOADER_URL": '"https://js.hs-scripts.com/123.js"',
+    "VISITOR": "(user, request)",
+    "EMAIL_VERIFIED": "(user, email)",
+    "IMPERSONATED": "(request)",
+    "ENABLED": "(request)",
+    "WIDGET": "",
+    "LOAD_ON": "'interaction'",
+    "DELIVERY": "'inline'",
+    "PAGE_WAIT": "1.0",
+    "TIMEOUT": "3.0",
+    "RATE_LIMIT": "1000",
+    "CACHE": "'default'",
+    "ACCOUNTS": '{"eu": ',
+    "CHOOSE_ACCOUNT": "(request)",
+}
 
 
-@pytest.mark.parametrize(("key", "value", "problem"), WRONG)
-def test_what_may_not_be_written(key: str, value: object, problem: str) -> None:
-    """The error of a wrong value names the setting, says what is wrong, and says what to write."""
-    with pytest.raises(ConfigurationError) as caught:
-        build_config({**MINIMUM, key: value})
-    text = str(caught.value)
-    assert text.startswith(f"HUBSPOT_IDENTIFY[{key!r}] {problem}")
-    assert re.search(r": write .{10,}\.$", text)
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("API_KEY", None),
+        ("API_KEY", " \n"),
+        ("API_KEY", KEY.encode()),
+        ("API_KEY", "pat-nä1"),
+        ("API_KEY", "pat\r\nX-Injected: 1"),
+        ("API_KEY", "two words"),
+        ("BASE_URL", None),
+        ("BASE_URL", "api.hubapi.com"),
+        ("BASE_URL", "ftp://api.hubapi.com"),
+        ("BASE_URL", "https://:443"),
+        ("BASE_URL", "https://api.hubapi.com /"),
+        ("BASE_URL", "https://bücher.example"),
+        ("BASE_URL", "https://[::1"),
+        ("BASE_URL", "https://api.hubapi.com:99999"),
+        ("BASE_URL", "https://user:secret@api.hubapi.com"),
+        ("BASE_URL", "https://@api.hubapi.com"),
+        ("BASE_URL", "https://api.hubapi.com/?"),
+        ("BASE_URL", "https://api.hubapi.com#"),
+        ("BASE_URL", "http://localhost.example.com"),
+        ("BASE_URL", "http://192.168.0.1"),
+        ("TOKEN_PATH", "tokens/create"),
+        ("TOKEN_PATH", "/tokens?x=1"),
+        ("TOKEN_PATH", "/tokens\n"),
+        ("AUTH_SCHEME", "Bearer"),
+        ("AUTH_SCHEME", None),
+        ("AUTH_SCHEME", ["bearer"]),
+        ("PORTAL_ID", "١٢٣"),
+        ("PORTAL_ID", True),
+        ("PORTAL_ID", -1),
+        pytest.param("PORTAL_ID", 10**5000, id="PORTAL_ID-huge"),
+        ("REGION", "EU"),
+        ("REGION", None),
+        ("LOADER_URL", 5),
+        ("LOADER_URL", "//elsewhere.example/123.js"),
+        ("LOADER_URL", "/\\elsewhere.example/123.js"),
+        ("LOADER_URL", "javascript:alert(1)"),
+        ("LOADER_URL", "http://elsewhere.example/123.js"),
+        ("VISITOR", None),
+        ("VISITOR", "user_visitor"),
+        ("VISITOR", "hubspot_identify.visitors.user_vistor"),
+        ("VISITOR", "there_is_no.such_module"),
+        ("VISITOR", "hubspot_identify.conf.KEYS"),
+        ("EMAIL_VERIFIED", 1),
+        ("IMPERSONATED", True),
+        ("ENABLED", "False"),
+        ("ENABLED", 0),
+        ("WIDGET", ["avoidInlineStyles"]),
+        ("LOAD_ON", "scroll"),
+        ("DELIVERY", "defer"),
+        ("PAGE_WAIT", "1"),
+        ("PAGE_WAIT", True),
+        ("PAGE_WAIT", -0.1),
+        ("PAGE_WAIT", float("nan")),
+        ("TIMEOUT", 0),
+        pytest.param("TIMEOUT", 10**400, id="TIMEOUT-huge"),
+        ("RATE_LIMIT", 0),
+        pytest.param("RATE_LIMIT", 10**5000, id="RATE_LIMIT-huge"),
+        ("RATE_LIMIT", 10.0),
+        ("RATE_LIMIT", True),
+        ("CACHE", None),
+        ("CACHE", "redis"),
+        ("ACCOUNTS", ["eu"]),
+        ("CHOOSE_ACCOUNT", "eu"),
+    ],
+)
+def test_invalid_value_is_a_configuration_error(key: str, value: object) -> None:
+    """The error names the setting, and its hint shows what to write."""
+    error = configuration_error({**MINIMUM, key: value})
+    assert error.setting == key
+    assert f"HUBSPOT_IDENTIFY[{key!r}]" in error.problem
+    assert error.hint
+    assert IN_HINT[key] in error.hint
+
+
+@pytest.mark.parametrize("key", ["API_KEY", "VISITOR", "EMAIL_VERIFIED", "IMPERSONATED", "ENABLED", "CHOOSE_ACCOUNT"])
+def test_asynchronous_callable_is_a_configuration_error(key: str) -> None:
+    """A coroutine is true whatever it would return, so no setting accepts a function that returns one."""
+    for value in (async_callable, AsyncCallable(), f"{__name__}.async_callable"):
+        if key != "API_KEY" or callable(value):
+            assert configuration_error({**MINIMUM, key: value}).setting == key
 
 
 @pytest.mark.parametrize("secret", [KEY, "secret.with.dots"])
-@pytest.mark.parametrize("key", sorted(set(KEYS) - {"API_KEY"}))
-def test_a_key_in_the_place_of_another_setting_is_not_quoted(key: str, secret: str) -> None:
-    """Two mixed up variables of the environment put no key into an error, nor into a chained one."""
-    with pytest.raises(ConfigurationError) as caught:
-        build_config({**MINIMUM, key: secret})
-    error: BaseException | None = caught.value
-    while error is not None:
-        assert secret.partition(".")[0] not in repr(error)
-        error = error.__cause__ or error.__context__
+def test_error_does_not_quote_a_key_that_is_in_another_setting(secret: str) -> None:
+    """If two environment variables are mixed up, no error contains the key, nor any exception chained to it."""
+    for key in KEYS[1:]:
+        error: BaseException | None = configuration_error({**MINIMUM, key: secret})
+        while error is not None:
+            assert secret.partition(".")[0] not in f"{error!r} {vars(error)}", key
+            error = error.__cause__ or error.__context__
 
 
-def test_a_module_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dotted path into a module with a mistake is a wrong setting, and the mistake is chained to it."""
-    (tmp_path / "module_with_a_mistake.py").write_text("1 / 0")
+def test_exception_of_an_imported_module_is_chained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dotted path to a module that raises is a wrong setting. The error names the exception and chains it."""
+    (tmp_path / "module_that_raises.py").write_text("1 / 0")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ConfigurationError, match=r"'VISITOR'\] can't be imported \(ZeroDivisionError: ") as caught:
-        build_config({**MINIMUM, "VISITOR": "module_with_a_mistake.visitor"})
-    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    error = configuration_error({**MINIMUM, "VISITOR": "module_that_raises.visitor"})
+    assert error.setting == "VISITOR"
+    assert "ZeroDivisionError" in error.problem
+    assert isinstance(error.__cause__, ZeroDivisionError)
 
 
-@pytest.mark.parametrize(
-    ("key", "nearest"),
-    [("API_KEYS", "API_KEY"), ("api_key", "API_KEY"), ("PORTAL", "PORTAL_ID"), ("RATELIMIT", "RATE_LIMIT")],
-)
-def test_an_unknown_key_is_answered_with_the_nearest(key: str, nearest: str) -> None:
-    """A slip of the pen is named together with what was probably meant."""
-    with pytest.raises(ConfigurationError) as caught:
-        build_config({**MINIMUM, key: 1})
-    assert str(caught.value) == f"HUBSPOT_IDENTIFY has an unknown key {key!r}: did you mean {nearest!r}?"
+@pytest.mark.parametrize(("key", "nearest"), [("api_key", "API_KEY"), ("RATELIMIT", "RATE_LIMIT")])
+def test_hint_for_an_unknown_key_shows_the_nearest_key(key: str, nearest: str) -> None:
+    """A misspelled key is an error that shows the correct spelling."""
+    error = configuration_error({**MINIMUM, key: 1})
+    assert error.setting == key
+    assert repr(key) in error.problem
+    assert repr(nearest) in error.hint
+    assert "'TIMEOUT'" not in error.hint
 
 
 @pytest.mark.parametrize("key", ["XYZ", 5])
-def test_a_key_unlike_all_others_is_answered_with_all(key: object) -> None:
-    """Where nothing is near, the error lists what there is."""
-    with pytest.raises(ConfigurationError) as caught:
-        build_config({**MINIMUM, key: 1})
-    assert str(caught.value).endswith(f"write one of {', '.join(map(repr, KEYS))}.")
+def test_hint_for_an_unknown_key_lists_all_keys_if_none_is_near(key: Any) -> None:
+    """A key that is not text, or unlike any setting, is answered with the list of settings."""
+    error = configuration_error({**MINIMUM, key: 1})
+    assert all(repr(known) in error.hint for known in KEYS)
 
 
-def test_missing_settings_are_written_out() -> None:
-    """Without the dict, the error shows the two that one can start with."""
-    with pytest.raises(ConfigurationError, match=r'^settings\.HUBSPOT_IDENTIFY is missing: write .*"API_KEY": …'):
-        build_config(None)
-    with pytest.raises(ConfigurationError, match=r"^HUBSPOT_IDENTIFY is a str: write a dict of settings\.$"):
-        build_config("key")
-
-
-EVERYBODYS = "would give one visitor's identity to everybody: leave it out, the app supplies it"
-BANNER = "write True or False or 'ON_WIDGET_LOAD' or 'ON_EXIT_INTENT'"
+def test_settings_that_are_not_a_dict_are_a_configuration_error() -> None:
+    """The hint for missing settings shows the smallest useful ones."""
+    assert 'HUBSPOT_IDENTIFY = {"API_KEY": …, "PORTAL_ID": …}' in configuration_error(None).hint
+    assert "HUBSPOT_IDENTIFY" in configuration_error("key").problem
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "problem"),
+    ("option", "value", "in_hint"),
     [
-        ("avoidInlineStyles", "yes", "['avoidInlineStyles'] is a str: write True or False"),
-        ("avoidInlineStyles", None, "['avoidInlineStyles'] is a NoneType: write True or False"),
-        ("inlineEmbedSelector", True, "['inlineEmbedSelector'] is a bool: write text"),
-        ("enableWidgetCookieBanner", "on", f"['enableWidgetCookieBanner'] is a str: {BANNER}"),
-        ("enableWidgetCookieBanner", 1, f"['enableWidgetCookieBanner'] is a int: {BANNER}"),
-        ("announcedTomorrow", None, "['announcedTomorrow'] is a NoneType: write True or False or text"),
-        ("identificationEmail", "a@example.com", f"['identificationEmail'] {EVERYBODYS}"),
-        ("identificationToken", "t", f"['identificationToken'] {EVERYBODYS}"),
-        (5, True, " has an option that is a int: write its name as text"),
+        ("avoidInlineStyles", "yes", ["True", "False"]),
+        ("avoidInlineStyles", 1, ["True", "False"]),
+        ("inlineEmbedSelector", True, []),
+        ("enableWidgetCookieBanner", "on", ["True", "False", "'ON_WIDGET_LOAD'", "'ON_EXIT_INTENT'"]),
+        ("notYetKnown", None, ["True", "False"]),
+        ("identificationEmail", "a@example.com", []),
+        ("identificationToken", "t", []),
+        (5, True, []),
     ],
 )
-def test_what_the_widget_would_choke_on_is_an_error(option: object, value: object, problem: str) -> None:
-    """A wrong type stops HubSpot's widget at start-up, and an identity in the settings would be everybody's."""
-    with pytest.raises(ConfigurationError) as caught:
-        build_config({**MINIMUM, "WIDGET": {option: value}})
-    assert str(caught.value) == f"HUBSPOT_IDENTIFY['WIDGET']{problem}."
+def test_invalid_widget_option_is_a_configuration_error(option: object, value: object, in_hint: list[str]) -> None:
+    """A value of a wrong type stops HubSpot's widget, and an identity in the settings would be every visitor's."""
+    error = configuration_error({**MINIMUM, "WIDGET": {option: value}})
+    assert error.setting == "WIDGET"
+    assert "HUBSPOT_IDENTIFY['WIDGET']" in error.problem
+    assert option == 5 or repr(option) in error.problem
+    assert error.hint
+    assert [text for text in in_hint if text not in error.hint] == []
 
 
-def test_loading_on_interaction_and_inline_delivery_exclude_each_other() -> None:
-    """A chat that asks for no token before the first click can't have one in the page."""
-    with pytest.raises(ConfigurationError, match=r"LOAD_ON.*leave out DELIVERY"):
-        build_config({**MINIMUM, "LOAD_ON": "interaction", "DELIVERY": "inline"})
+def test_loading_on_interaction_excludes_inline_delivery() -> None:
+    """A chat that requests its token on the first click cannot have one in the page."""
+    error = configuration_error({**MINIMUM, "LOAD_ON": "interaction", "DELIVERY": "inline"})
+    assert error.setting == "LOAD_ON"
+    assert "DELIVERY" in error.hint
 
 
 @pytest.mark.parametrize(
-    ("settings_", "loader"),
+    ("source", "loader"),
     [
         ({}, None),
         ({"PORTAL_ID": "123"}, "https://js.hs-scripts.com/123.js"),
         ({"PORTAL_ID": "123", "REGION": "eu1"}, "https://js-eu1.hs-scripts.com/123.js"),
-        ({"LOADER_URL": "/sandbox/1.js"}, "/sandbox/1.js"),
         ({"PORTAL_ID": "123", "LOADER_URL": "/sandbox/1.js"}, "/sandbox/1.js"),
     ],
 )
-def test_the_loader_is_that_of_the_region_unless_it_is_named(settings_: dict[str, Any], loader: str | None) -> None:
-    """na1 has the plain host, the others their own; without a portal there is none."""
-    assert build_config({**MINIMUM, **settings_}).loader == loader
+def test_loader_depends_on_portal_and_region(source: dict[str, Any], loader: str | None) -> None:
+    """The loader of HubSpot's widget is on the host of the region. ``LOADER_URL`` replaces it."""
+    assert build_config({**MINIMUM, **source}).loader == loader
 
 
-def test_switched_off_nothing_else_is_looked_at(settings: Settings) -> None:
-    """A developer's machine with ENABLED off works without a key, with wrong ones, and without the accounts."""
+def test_other_settings_are_not_read_if_the_chat_is_disabled(settings: Settings) -> None:
+    """``ENABLED = False`` is enough, with wrong settings beside it and for any account."""
+    source: dict[str, Any]
     for source in ({"ENABLED": False}, {"ENABLED": False, "API_KEY": 5, "RUBBISH": 1, "ACCOUNTS": 5}):
         settings.HUBSPOT_IDENTIFY = source
         assert get_config() == Config(enabled=False)
@@ -318,21 +352,29 @@ def test_switched_off_nothing_else_is_looked_at(settings: Settings) -> None:
         assert account_chooser() is None
 
 
-def test_names_from_urls_are_not_collected_where_the_chat_is_off(settings: Settings) -> None:
-    """Each made up account of a request leaves nothing behind in the process."""
+def test_names_of_accounts_are_not_stored_if_the_chat_is_disabled(settings: Settings) -> None:
+    """Account names that a client invents do not use memory."""
     settings.HUBSPOT_IDENTIFY = {"ENABLED": False}
-    assert get_config("made-up-1") is not get_config("made-up-1")
+    assert get_config("invented-1") is not get_config("invented-1")
 
 
-def test_an_account_can_be_on_while_the_rest_is_off(settings: Settings) -> None:
-    """ENABLED is overridden like everything else."""
-    settings.HUBSPOT_IDENTIFY = {"ENABLED": False, "ACCOUNTS": {"eu": {**MINIMUM, "ENABLED": True}}}
-    assert get_config("eu").enabled is True
+def test_account_overrides_the_settings_around_it(settings: Settings) -> None:
+    """An account inherits what it does not override, ``ENABLED`` included."""
+    settings.HUBSPOT_IDENTIFY = {
+        **MINIMUM,
+        "ENABLED": False,
+        "PORTAL_ID": "1",
+        "TIMEOUT": 2,
+        "ACCOUNTS": {"eu": {"ENABLED": True, "PORTAL_ID": "2", "REGION": "eu1"}},
+    }
+    config = get_config("eu")
+    assert (config.account, config.enabled, config.portal_id, config.region) == ("eu", True, "2", "eu1")
+    assert (config.api_key, config.timeout) == (KEY, 2)
     assert get_config().enabled is False
 
 
-def test_settings_are_live_and_remembered(settings: Settings) -> None:
-    """The same dict is checked once; another one, also by override_settings, is another config at once."""
+def test_config_is_reused_until_the_settings_are_replaced(settings: Settings) -> None:
+    """The same dict is validated once. Another dict, such as that of ``override_settings``, takes effect at once."""
     settings.HUBSPOT_IDENTIFY = {**MINIMUM, "PORTAL_ID": "1"}
     config = get_config()
     assert get_config() is config
@@ -341,104 +383,93 @@ def test_settings_are_live_and_remembered(settings: Settings) -> None:
     assert get_config() == config
 
 
-def test_a_new_cache_alias_is_seen(settings: Settings) -> None:
-    """CACHE is checked against the caches of the moment."""
+def test_new_cache_alias_is_accepted_at_once(settings: Settings) -> None:
+    """``CACHE`` is compared with the current ``CACHES``."""
     settings.HUBSPOT_IDENTIFY = {**MINIMUM, "CACHE": "chat"}
-    with pytest.raises(ConfigurationError, match="'default'"):
+    with pytest.raises(ConfigurationError, match="'CACHE'"):
         get_config()
     settings.CACHES = {**settings.CACHES, "chat": settings.CACHES["default"]}
     assert get_config().cache == "chat"
 
 
-def test_an_account_overrides_what_it_names(settings: Settings) -> None:
-    """Everything else is as outside, and the config knows its name."""
-    settings.HUBSPOT_IDENTIFY = {
-        **MINIMUM,
-        "PORTAL_ID": "1",
-        "TIMEOUT": 2,
-        "ACCOUNTS": {"eu": {"PORTAL_ID": "2", "REGION": "eu1"}},
-    }
-    config = get_config("eu")
-    assert (config.account, config.portal_id, config.region) == ("eu", "2", "eu1")
-    assert (config.api_key, config.timeout) == (KEY, 2)
-    assert get_config().portal_id == "1"
-
-
 @pytest.mark.parametrize(
-    ("overrides", "problem"),
-    [
-        ({"PORTAL": "1"}, "has an unknown key 'PORTAL': did you mean 'PORTAL_ID'?"),
-        ({"ACCOUNTS": {}}, "has ACCOUNTS: write it once, outside."),
-        ({"CHOOSE_ACCOUNT": yes}, "has CHOOSE_ACCOUNT: write it once, outside."),
-        (5, "is a int: write a dict of settings."),
-    ],
+    ("overrides", "setting", "in_hint"),
+    [({"PORTAL": "1"}, "PORTAL", "'PORTAL_ID'"), ({"ACCOUNTS": {}}, "ACCOUNTS", "ACCOUNTS"), (5, "", "")],
 )
-def test_wrong_account_is_an_error_where_it_is_asked_for(settings: Settings, overrides: object, problem: str) -> None:
-    """The other accounts work without it. The system checks report it."""
+def test_invalid_account_is_an_error_for_that_account_only(
+    settings: Settings, overrides: object, setting: str, in_hint: str
+) -> None:
+    """The other accounts work. The system checks report the same error."""
     settings.HUBSPOT_IDENTIFY = {**MINIMUM, "ACCOUNTS": {"eu": overrides, "us": {}}}
     assert get_config("us").account == "us"
     with pytest.raises(ConfigurationError) as caught:
         get_config("eu")
-    assert str(caught.value) == f"HUBSPOT_IDENTIFY['ACCOUNTS']['eu'] {problem}"
+    error = caught.value
+    assert error.setting == setting
+    assert "HUBSPOT_IDENTIFY['ACCOUNTS']['eu']" in error.problem
+    assert in_hint in error.hint
     (message,) = check_settings()
-    assert (message.id, message.msg.split(": ")[0].rstrip(".")) == (
-        "hubspot_identify.E001",
-        str(caught.value).split(": ")[0].rstrip("."),
-    )
+    assert (message.id, message.msg, message.hint) == ("hubspot_identify.E001", error.problem, error.hint)
 
 
-@pytest.mark.parametrize(("name", "problem"), [("e u", "is not written as it should be"), (1, "is a int")])
-def test_wrong_name_of_an_account_is_found_by_the_checks(settings: Settings, name: object, problem: str) -> None:
-    """A name that cannot be part of a URL is an error, and no page works for it."""
+@pytest.mark.parametrize("name", ["e u", 1])
+def test_invalid_name_of_an_account_is_an_error(settings: Settings, name: object) -> None:
+    """A name that cannot be part of a URL is an error of the system checks, and its account is unusable."""
     settings.HUBSPOT_IDENTIFY = {**MINIMUM, "ACCOUNTS": {name: {}}}
     with pytest.raises(ConfigurationError):
         get_config(str(name))
-    assert problem in " ".join(message.msg for message in check_settings() if message.id == "hubspot_identify.E001")
+    found = [message.msg for message in check_settings() if message.id == "hubspot_identify.E001"]
+    assert "HUBSPOT_IDENTIFY['ACCOUNTS']" in " ".join(found)
 
 
-def test_only_the_account_asked_for_is_validated(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither an unknown nor a known account costs a look at each of a thousand others."""
-    looked_at: list[Any] = []
-    monkeypatch.setattr(conf, "check_keys", lambda values, where: looked_at.append(where))
-    monkeypatch.setattr(validation, "check_keys", lambda values, where: looked_at.append(where))
-    settings.HUBSPOT_IDENTIFY = {**MINIMUM, "ACCOUNTS": {f"account{number}": {} for number in range(1000)}}
+def test_only_the_requested_account_is_validated(settings: Settings) -> None:
+    """Neither an unknown nor a known account makes the app read the settings of a thousand others."""
+    read: list[str] = []
+
+    class Overrides(UserDict[str, Any]):
+        def __iter__(self) -> Iterator[str]:
+            read.append(self.data["REGION"])
+            return super().__iter__()
+
+    accounts = {f"account{number}": Overrides(REGION=f"eu{number % 10}") for number in range(1000)}
+    settings.HUBSPOT_IDENTIFY = {**MINIMUM, "ACCOUNTS": accounts}
     with pytest.raises(UnknownAccountError):
         get_config("nowhere")
-    assert looked_at == []
-    assert get_config("account7").account == "account7"
-    assert len(looked_at) == 2  # its own settings, and those together with the settings around them
+    assert read == []
+    assert get_config("account7").region == "eu7"
+    assert 1 <= len(read) <= 3
+    assert sorted(set(read)) == ["eu7"]
 
 
-def test_names_of_unknown_accounts_are_not_kept(settings: Settings) -> None:
-    """Names that a client makes up leave nothing in the process."""
+def test_names_of_unknown_accounts_are_not_stored(settings: Settings) -> None:
+    """Account names that a client invents do not use memory."""
     settings.HUBSPOT_IDENTIFY = {**MINIMUM, "ACCOUNTS": {"eu": {}}}
     get_config("eu")
     for number in range(100):
         with pytest.raises(UnknownAccountError):
-            get_config(f"made-up-{number}")
+            get_config(f"invented-{number}")
     assert list(conf._remembered().configs) == ["eu"]
 
 
-def test_error_of_an_unknown_account_is_short(settings: Settings) -> None:
-    """A site with many accounts does not have all of them in one log line."""
-    settings.HUBSPOT_IDENTIFY = {**MINIMUM, "ACCOUNTS": {f"account{number}": {} for number in range(1000)}}
+def test_error_of_an_unknown_account_lists_some_known_ones(settings: Settings) -> None:
+    """A site with a thousand accounts does not get all of them in a log line."""
+    settings.HUBSPOT_IDENTIFY = {**MINIMUM, "ACCOUNTS": {"eu": {}, "us": {}}}
     with pytest.raises(UnknownAccountError) as caught:
+        get_config("uk")
+    assert caught.value.setting == "ACCOUNTS"
+    assert "'uk'" in caught.value.problem
+    assert "'eu', 'us'" in caught.value.hint
+    settings.HUBSPOT_IDENTIFY = {**MINIMUM, "ACCOUNTS": {f"account{number}": {} for number in range(1000)}}
+    with pytest.raises(UnknownAccountError, match="'account1'") as caught:
         get_config("nowhere")
     assert len(str(caught.value)) < 500
-
-
-def test_an_unknown_account_is_told_the_known_ones(settings: Settings) -> None:
-    """The error, one of its own kind, lists the names."""
-    settings.HUBSPOT_IDENTIFY = {**MINIMUM, "ACCOUNTS": {"eu": {}, "us": {}}}
-    with pytest.raises(UnknownAccountError, match=r"has no account 'uk'; it has 'eu', 'us'\.$"):
-        get_config("uk")
     settings.HUBSPOT_IDENTIFY = MINIMUM
-    with pytest.raises(UnknownAccountError, match=r"it has none\.$"):
+    with pytest.raises(UnknownAccountError, match="'uk'"):
         get_config("uk")
 
 
-def test_the_request_chooses_the_account_unless_it_is_named(settings: Settings) -> None:
-    """CHOOSE_ACCOUNT is asked where there is a request and no name; None and "" are the settings themselves."""
+def test_request_selects_the_account_unless_it_is_named(settings: Settings) -> None:
+    """``CHOOSE_ACCOUNT`` is called with the request. If it returns ``None`` or ``""``, no account's overrides apply."""
     settings.HUBSPOT_IDENTIFY = {**MINIMUM, "ACCOUNTS": {"eu": {}, "us": {}}, "CHOOSE_ACCOUNT": f"{__name__}.chooser"}
     request = RequestFactory().get("/", headers={"X-Account": "eu"})
     assert config_for(request).account == "eu"
@@ -447,51 +478,47 @@ def test_the_request_chooses_the_account_unless_it_is_named(settings: Settings) 
     assert config_for(None).account == ""
     assert config_for(RequestFactory().get("/")).account == ""
     assert config_for(RequestFactory().get("/", headers={"X-Account": ""})).account == ""
-
-
-def test_without_a_chooser_no_request_changes_the_account(settings: Settings) -> None:
-    """Naming accounts is not yet choosing among them."""
     settings.HUBSPOT_IDENTIFY = {**MINIMUM, "ACCOUNTS": {"eu": {}}}
-    assert config_for(RequestFactory().get("/", headers={"X-Account": "eu"})).account == ""
+    assert config_for(request).account == ""
 
 
-def test_the_chooser_is_read_without_the_settings_around_it(settings: Settings) -> None:
-    """All accounts may have keys of their own, and the settings outside none."""
+def test_account_can_be_selected_if_the_settings_around_it_are_incomplete(settings: Settings) -> None:
+    """All accounts may have their own keys, without one outside of ``ACCOUNTS``."""
     settings.HUBSPOT_IDENTIFY = {"ACCOUNTS": {"eu": MINIMUM}, "CHOOSE_ACCOUNT": chooser}
     assert account_chooser() is chooser
     assert config_for(RequestFactory().get("/", headers={"X-Account": "eu"})).api_key == KEY
 
 
-def test_a_chosen_account_has_to_be_text(settings: Settings) -> None:
-    """Anything else is a wrong setting, and no crash."""
+def test_selected_account_must_be_text(settings: Settings) -> None:
+    """If ``CHOOSE_ACCOUNT`` returns anything else, that is a configuration error."""
     settings.HUBSPOT_IDENTIFY = {**MINIMUM, "CHOOSE_ACCOUNT": lambda request: ["eu"]}
-    with pytest.raises(ConfigurationError, match=r"'CHOOSE_ACCOUNT'.* returned a list: write "):
+    with pytest.raises(ConfigurationError) as caught:
         config_for(RequestFactory().get("/"))
+    assert caught.value.setting == "CHOOSE_ACCOUNT"
+    assert "(request)" in caught.value.hint
 
 
-@pytest.mark.parametrize("source", [{"API_KEY": KEY}, {"API_KEY": KEY, "EMAIL_VERIFIED": None}])
+@pytest.mark.parametrize(
+    "source",
+    [{"API_KEY": KEY}, {"API_KEY": KEY, "EMAIL_VERIFIED": None}, {"API_KEY": KEY, "ENABLED": sync_callable}],
+    ids=["missing", "None", "callable ENABLED"],
+)
 def test_missing_email_verified_is_a_configuration_error(settings: Settings, source: dict[str, object]) -> None:
     """Without django-allauth the setting is required, and ``None`` counts as missing."""
     settings.HUBSPOT_IDENTIFY = source
-    with pytest.raises(ConfigurationError, match="EMAIL_VERIFIED"):
+    with pytest.raises(ConfigurationError) as caught:
         get_config()
-
-
-def test_missing_email_verified_is_accepted_if_the_chat_is_disabled() -> None:
-    """``ENABLED = False`` disables the validation of the other settings; a callable does not."""
-    assert build_config({"ENABLED": False}).enabled is False
-    with pytest.raises(ConfigurationError):
-        build_config({"API_KEY": KEY, "ENABLED": yes})
+    assert caught.value.setting == "EMAIL_VERIFIED"
 
 
 def test_email_verified_is_inherited_by_accounts() -> None:
     """An account can override the setting, also with ``None``, which counts as missing."""
-    source = {**MINIMUM, "ACCOUNTS": {"eu": {}, "us": {"EMAIL_VERIFIED": yes}, "uk": {"EMAIL_VERIFIED": None}}}
+    accounts = {"eu": {}, "us": {"EMAIL_VERIFIED": sync_callable}, "uk": {"EMAIL_VERIFIED": None}}
+    source = {**MINIMUM, "ACCOUNTS": accounts}
     assert build_config(source, "eu").email_verified is True
-    assert build_config(source, "us").email_verified is yes
-    for wrong in ("uk", "eu"):
-        with pytest.raises(ConfigurationError):
-            build_config(source if wrong == "uk" else {**source, "EMAIL_VERIFIED": None}, wrong)
+    assert build_config(source, "us").email_verified is sync_callable
+    assert configuration_error(source, "uk").setting == "EMAIL_VERIFIED"
+    assert configuration_error({**source, "EMAIL_VERIFIED": None}, "eu").setting == "EMAIL_VERIFIED"
 
 
 class Allauth(AppConfig):
@@ -516,38 +543,35 @@ def test_installed_apps_decide_whether_email_verified_may_be_missing(settings: S
                 get_config()
 
 
-def test_no_repr_of_a_config_shows_a_key() -> None:
-    """Neither its own nor those of the accounts."""
+def test_repr_of_a_config_shows_no_key() -> None:
+    """It contains neither its own key nor those of the accounts."""
     config = build_config({**MINIMUM, "ACCOUNTS": {"eu": {"API_KEY": OTHER_KEY}}})
     assert KEY not in repr(config)
     assert OTHER_KEY not in repr(config)
 
 
-@pytest.mark.parametrize("debug", [True, False])
 @pytest.mark.parametrize("read", [get_config, account_chooser])
-def test_the_debug_page_of_a_wrong_setting_shows_no_key(
-    settings: Settings, read: Callable[[], object], debug: bool
-) -> None:
-    """Django's page for the developer, and the mail for the admins, show no frame that holds the settings."""
-    settings.DEBUG = debug
+def test_debug_page_of_a_wrong_setting_shows_no_key(settings: Settings, read: Callable[[], object]) -> None:
+    """Django's debug page and its e-mail to the admins show no stack frame that contains the settings."""
     settings.HUBSPOT_IDENTIFY = {
         **MINIMUM,
         "ACCOUNTS": {"eu": {"API_KEY": OTHER_KEY}},
         "CHOOSE_ACCOUNT": "missing",
     }
-    request = RequestFactory().get("/")
-    try:
+    with pytest.raises(ConfigurationError) as caught:
         read()
-    except ConfigurationError as error:
-        reporter = ExceptionReporter(request, type(error), error, error.__traceback__)
-        report = reporter.get_traceback_html() + reporter.get_traceback_text()
-    assert "ConfigurationError" in report
-    assert KEY not in report
-    assert OTHER_KEY not in report
+    error = caught.value
+    for debug in (True, False):
+        settings.DEBUG = debug
+        reporter = ExceptionReporter(RequestFactory().get("/"), type(error), error, error.__traceback__)
+        for report in (reporter.get_traceback_html(), reporter.get_traceback_text()):
+            assert "ConfigurationError" in report
+            assert KEY not in report
+            assert OTHER_KEY not in report
 
 
-def test_configuration_errors_stand_outside_of_the_tree() -> None:
-    """Who catches HubSpot's trouble doesn't swallow mistakes in the settings."""
+def test_configuration_error_is_not_a_hubspot_error() -> None:
+    """An ``except`` clause for failures of HubSpot does not hide mistakes in the settings."""
     assert not issubclass(ConfigurationError, HubSpotIdentifyError)
 
 
@@ -561,7 +585,7 @@ VALUES = st.recursive(
     | st.complex_numbers()
     | st.binary()
     | st.dates()
-    | st.just(functools.partial(yes)),
+    | st.just(functools.partial(sync_callable)),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(TEXTS | st.integers() | st.tuples(st.integers()), inner, max_size=3)
@@ -576,22 +600,21 @@ VALUES = st.recursive(
     account=st.sampled_from(["", "eu"]),
 )
 @example(source={**MINIMUM, "ACCOUNTS": {"eu": {"ENABLED": False}}}, account="eu")
-def test_no_settings_break_anything_but_themselves(source: object, account: str) -> None:
-    """Whatever stands there is a config or a ConfigurationError."""
-    result = config_or_text(source, account)
-    assert isinstance(result, Config) or "HUBSPOT_IDENTIFY" in result
+def test_any_settings_are_a_config_or_a_configuration_error(source: object, account: str) -> None:
+    """No value of ``HUBSPOT_IDENTIFY`` causes any other exception."""
+    result = config_or_error(source, account)
+    assert isinstance(result, Config) or "HUBSPOT_IDENTIFY" in result.problem
 
 
-@pytest.mark.parametrize("key", KEYS)
-@given(value=VALUES)
-def test_no_value_breaks_anything_but_its_setting(key: str, value: object) -> None:
-    """The same for each setting by itself; the error names it."""
-    result = config_or_text({**MINIMUM, key: value})
-    assert isinstance(result, Config) or f"HUBSPOT_IDENTIFY[{key!r}]" in result
+@given(key=st.sampled_from(KEYS), value=VALUES)
+def test_any_value_of_a_setting_is_accepted_or_an_error_of_that_setting(key: str, value: object) -> None:
+    """No value of a single setting causes any other exception."""
+    result = config_or_error({**MINIMUM, key: value})
+    assert isinstance(result, Config) or result.setting == key
 
 
-def config_or_text(source: object, account: str = "") -> Config | str:
+def config_or_error(source: object, account: str = "") -> Config | ConfigurationError:
     try:
         return build_config(source, account)
     except ConfigurationError as error:
-        return str(error)
+        return error
