@@ -20,8 +20,6 @@ import nox
 #: versions of all dependencies, the others on the newest.
 MATRIX = {"3.11": "5.2", "3.12": "6.0", "3.13": "6.1"}
 COVERAGE = 100
-#: Half of the suite is waiting, for clocks and for other programs.
-PARALLEL = ("--numprocesses=3", "--dist=worksteal")
 
 nox.needs_version = ">=2025.10.16"
 nox.options.default_venv_backend = "venv"
@@ -88,6 +86,13 @@ def docs(session: nox.Session) -> None:
     session.log(f"Open {pages / 'index.html'}")
 
 
+@nox.session
+def quick(session: nox.Session) -> None:
+    """The tests that need neither a browser nor much time, on this Python."""
+    session.install("-e", ".[demo,test]")
+    session.run("pytest", "-m", "not browser and not slow", *session.posargs)
+
+
 @nox.session(python=list(MATRIX))
 def tests(session: nox.Session) -> None:
     """The suite out of the sdist against the wheel, as somebody who packages the app would run it."""
@@ -114,7 +119,7 @@ def tests(session: nox.Session) -> None:
             data["COVERAGE_CONCURRENCY"] = "greenlet"
         elif not selected:
             selected = ["-m", "not browser"]
-        session.run("pytest", *PARALLEL, "--cov", "--cov-report=", *selected, env=data)
+        session.run("pytest", "--cov", "--cov-report=", *selected, env=data)
 
 
 @nox.session

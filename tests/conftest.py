@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite: HubSpot's stand-in, cache servers, and the walls between the tests."""
+"""Fixtures of the whole suite: a fake token API, cache servers, and what keeps the tests independent of each other."""
 
 from __future__ import annotations
 
@@ -28,14 +28,19 @@ from hubspot_identify.breaker import forget_breakers
 from hubspot_identify.logs import forget_said
 from hubspot_identify.store import forget_stores
 
-# How long an example takes says nothing on a busy machine, and nothing here is about time.
+# On a busy machine an example can take any time, and no property that is tested here is about time.
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("untimed")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, because many tests wait for clocks and for other programs."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(autouse=True)
 def stay_on_this_machine() -> Iterator[None]:
-    """An unmocked call to anything but loopback fails the test, even where the code survives the refusal."""
+    """A connection to another machine fails the test, even if the code under test catches the exception."""
     with loopback_only() as attempts:
         yield
     if attempts:
@@ -44,15 +49,15 @@ def stay_on_this_machine() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def tolerate_slow_caches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine a healthy cache may take its second. Those who test what is too slow put it back."""
+    """Allow the cache more than a second, because the machine may be busy. Tests of slow caches undo this."""
     monkeypatch.setattr(store, "SLOW", 30.0)
 
 
 @pytest.fixture(autouse=True)
 def fresh_process_state() -> Iterator[None]:
-    """Nothing that the app keeps in the process, nothing cached and no thread passes from one test to another."""
+    """Reset the app's state in this process and the cache after each test, and require that all threads have ended."""
     yield
-    # The servers of the test are gone by now, so that whoever hung on them has been let go.
+    # The servers of the test have been closed, so no thread waits for them any more.
     try:
         if not get_workers().join(30):
             pytest.fail("A worker thread outlived the test.", pytrace=False)
@@ -72,7 +77,7 @@ def token_server_process() -> Iterator[TokenServerProcess]:
 
 @pytest.fixture
 def token_server(token_server_process: TokenServerProcess) -> Iterator[TokenServer]:
-    """HubSpot's token endpoint on a port of this test's own, healthy until told otherwise."""
+    """A fake of HubSpot's token API on a port of its own. It is healthy unless the test changes its scenario."""
     server = token_server_process.open()
     yield server
     server.close()
@@ -80,7 +85,7 @@ def token_server(token_server_process: TokenServerProcess) -> Iterator[TokenServ
 
 @pytest.fixture
 def hubspot(token_server: TokenServer, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> TokenServer:
-    """The token server, and the app set up to call it. On a busy machine a healthy answer may take its two seconds."""
+    """The token server, which the app is configured to call. The read timeout is long, for busy machines."""
     monkeypatch.setattr(client, "READ_TIMEOUT", 30.0)
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "BASE_URL": token_server.url}
     return token_server
@@ -88,13 +93,13 @@ def hubspot(token_server: TokenServer, settings: Settings, monkeypatch: pytest.M
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    """A certificate for the servers of the tests."""
+    """A certificate for the servers of the tests, and the authority that issued it."""
     return new_certificate(tmp_path_factory.mktemp("certificate"))
 
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Redis of this session's own."""
+    """A Redis server for the tests of this process."""
     program = require("redis-server")
     folder = tmp_path_factory.mktemp("redis")
     options = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder)]
@@ -104,7 +109,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def memcached_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A memcached of this session's own."""
+    """A memcached server for the tests of this process."""
     program = require("memcached")
     options = ["-l", "127.0.0.1", "-U", "0", *(["-u", "root"] if os.geteuid() == 0 else [])]
     log = tmp_path_factory.mktemp("memcached") / "log"
@@ -114,7 +119,7 @@ def memcached_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
 
 @pytest.fixture
 def faulty_cache(settings: Settings) -> Iterator[type[FaultyCache]]:
-    """The default cache, empty, watched, and failing as the test wants it."""
+    """The default cache, empty. It records its operations, and the test can make them fail."""
     settings.CACHES = {"default": {"BACKEND": "support.faulty_cache.FaultyCache", "LOCATION": uuid.uuid4().hex}}
     FaultyCache.reset()
     yield FaultyCache
@@ -123,9 +128,9 @@ def faulty_cache(settings: Settings) -> Iterator[type[FaultyCache]]:
 
 @pytest.fixture(params=BACKENDS)
 def cache_backend(request: pytest.FixtureRequest, settings: Settings, tmp_path: Path) -> Iterator[CacheBackend]:
-    """The default cache on each back end in turn, empty and with room for everybody.
+    """The default cache on each back end in turn, empty and with space for all entries.
 
-    For some of them: ``@pytest.mark.parametrize("cache_backend", SHARED_BACKENDS, indirect=True)``.
+    For some of the back ends: ``@pytest.mark.parametrize("cache_backend", SHARED_BACKENDS, indirect=True)``.
     """
     name: str = request.param
     own = {"KEY_PREFIX": uuid.uuid4().hex}
@@ -152,7 +157,7 @@ def cache_backend(request: pytest.FixtureRequest, settings: Settings, tmp_path: 
 def cache_database(
     monkeypatch: pytest.MonkeyPatch, django_db_blocker: DjangoDbBlocker, tmp_path: Path
 ) -> Iterator[dict[str, Any]]:
-    """A SQLite file beside the test database, for threads and processes to share, as Django describes it."""
+    """A SQLite file for the cache alone, which threads and processes share."""
     database = {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": str(tmp_path / "cache.sqlite3"),
