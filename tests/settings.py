@@ -1,4 +1,4 @@
-"""Settings of the test suite: as little as a site with the app needs."""
+"""Settings of the test suite: the fewest that a site with the app needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages of asynchronous views: no delivery raises there, and none blocks the event loop."""
+"""Pages of asynchronous views: the tag raises no error and does not block the event loop."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import jinja2
 import pytest
+from asgiref import testing
 from asgiref.sync import async_to_sync
-from asgiref.testing import ApplicationCommunicator
 from django.contrib.auth.models import User
 from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
@@ -30,19 +30,14 @@ from hubspot_identify.testing import fake_hubspot
 
 pytestmark = pytest.mark.django_db
 
-WHY = (
-    "A template rendered in an asynchronous view can't ask who the visitor is: pass "
-    "identity=await services.aidentify(request) to the tag, or use deferred delivery."
-)
-
 
 async def plain(request: HttpRequest, engine: str) -> HttpResponse:
-    """The page of somebody who doesn't know that the view is asynchronous."""
+    """An asynchronous view that passes no identity to its template."""
     return HttpResponse(ENGINES[engine](request))
 
 
-async def asking(request: HttpRequest, engine: str) -> HttpResponse:
-    """The page as the manual has it."""
+async def identifying(request: HttpRequest, engine: str) -> HttpResponse:
+    """An asynchronous view as the manual recommends it."""
     return HttpResponse(ENGINES[engine](request, identity=await services.aidentify(request)))
 
 
@@ -50,22 +45,22 @@ def synchronous(request: HttpRequest, engine: str) -> HttpResponse:
     return HttpResponse(ENGINES[engine](request))
 
 
-async def curious(request: HttpRequest) -> HttpResponse:
+async def blocking(request: HttpRequest) -> HttpResponse:
     return HttpResponse(str(request.user))
 
 
 urlpatterns = [
-    path("curious/", curious),
+    path("blocking/", blocking),
     path("hubspot/", include("hubspot_identify.urls")),
     path("plain/<str:engine>/", plain),
-    path("asking/<str:engine>/", asking),
+    path("identifying/<str:engine>/", identifying),
     path("synchronous/<str:engine>/", synchronous),
 ]
 
 
 @async_only_middleware
-def ada_is_here(get_response: Callable[[HttpRequest], Awaitable[HttpResponse]]) -> Callable[..., Any]:
-    """Middleware in place of Django's for sessions, whose database belongs to the thread of the test."""
+def logged_in_as_ada(get_response: Callable[[HttpRequest], Awaitable[HttpResponse]]) -> Callable[..., Any]:
+    """Replace Django's middleware for sessions, because the database belongs to the thread of the test."""
 
     async def middleware(request: HttpRequest) -> HttpResponse:
         request.user = ada()
@@ -75,7 +70,7 @@ def ada_is_here(get_response: Callable[[HttpRequest], Awaitable[HttpResponse]]) 
 
 
 class WatchedCache(LocMemCache):
-    """Notes in which threads it is read while an event loop runs there."""
+    """Records the threads that read it while they run an event loop."""
 
     in_the_loop: ClassVar[list[str]] = []
 
@@ -91,7 +86,7 @@ class WatchedCache(LocMemCache):
 
 @pytest.fixture(autouse=True)
 def site(settings: Settings) -> Iterator[None]:
-    """A site whose cache notices I/O in the event loop; Django itself notices that of the database."""
+    """A site whose cache detects I/O in the event loop. Django detects that of the database."""
     settings.ROOT_URLCONF = __name__
     settings.CACHES = {"default": {"BACKEND": f"{__name__}.WatchedCache", "LOCATION": __name__}}
     WatchedCache.in_the_loop.clear()
@@ -101,7 +96,7 @@ def site(settings: Settings) -> Iterator[None]:
 
 @pytest.fixture
 def user(client: Client, async_client: AsyncClient) -> User:
-    """Ada, logged in, with real sessions in the database."""
+    """A logged-in user with a session in the database."""
     user = ada()
     user.save()
     client.force_login(user)
@@ -109,13 +104,13 @@ def user(client: Client, async_client: AsyncClient) -> User:
     return user
 
 
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 def deliver(settings: Settings, delivery: str) -> None:
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "DELIVERY": delivery}
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, int]]:
+    """The logger and the level of each record of the app."""
+    return [(name, level) for name, level, _ in caplog.record_tuples if name.startswith("hubspot_identify")]
 
 
 def page(async_client: AsyncClient, url: str) -> dict[str, str]:
@@ -124,65 +119,61 @@ def page(async_client: AsyncClient, url: str) -> dict[str, str]:
     return script_attributes(response.content.decode())
 
 
-@pytest.mark.parametrize("view", ["plain", "asking", "synchronous"])
-def test_deferred(async_client: AsyncClient, user: User, engine: str, view: str) -> None:
-    """Deferred needs nothing: the element is the same in asynchronous views."""
+@pytest.mark.parametrize("view", ["plain", "identifying", "synchronous"])
+def test_deferred_element_is_the_same_in_every_view(async_client: AsyncClient, user: User, view: str) -> None:
+    """With deferred delivery, asynchronous views need no changes."""
     keep_token(user)
-    assert page(async_client, f"/{view}/{engine}/") == script_attributes(render_django(request_by()))
+    assert page(async_client, f"/{view}/django/") == script_attributes(render_django(request_by()))
 
 
-@pytest.mark.parametrize("view", ["asking", "synchronous"])
-def test_inline(async_client: AsyncClient, user: User, settings: Settings, engine: str, view: str) -> None:
-    """Inline, the identity that the view awaited is in the page; a synchronous view under ASGI needs no help."""
+@pytest.mark.parametrize("url", ["/identifying/django/", "/identifying/jinja2/", "/synchronous/django/"])
+def test_inline_page_has_the_awaited_identity(
+    async_client: AsyncClient, user: User, settings: Settings, url: str
+) -> None:
+    """The identity that the view awaited is in the page. A synchronous view under ASGI needs no changes."""
     deliver(settings, "inline")
     identity = keep_token(user)
-    attributes = page(async_client, f"/{view}/{engine}/")
+    attributes = page(async_client, url)
     shown = json.loads(attributes["data-identity"])
     assert {**shown, "expires_in": 0} == {**identity, "expires_in": 0}
     assert attributes["data-subject"] == subject_for(user)
 
 
-def test_inline_of_nobody(async_client: AsyncClient, settings: Settings, engine: str) -> None:
-    """An anonymous visitor's asynchronous page says so."""
-    deliver(settings, "inline")
-    attributes = page(async_client, f"/asking/{engine}/")
-    assert attributes["data-subject"] == ""
-    assert "data-identity" not in attributes
-
-
-def test_inline_waits_without_blocking(async_client: AsyncClient, user: User, engine: str) -> None:
-    """While one page waits for a new visitor's token, the loop serves others."""
+def test_inline_page_waits_without_blocking_the_event_loop(async_client: AsyncClient, user: User) -> None:
+    """While one page waits for a new visitor's token, the loop serves the page of an anonymous visitor."""
     with fake_hubspot(DELIVERY="inline", PAGE_WAIT=10, TIMEOUT=30) as hubspot:
         hubspot.hold()
 
-        async def both() -> tuple[HttpResponse, HttpResponse]:
-            waiting = asyncio.create_task(async_client.get(f"/asking/{engine}/"))
-            other = await AsyncClient().get(f"/asking/{engine}/")
+        async def both() -> tuple[Any, Any]:
+            waiting = asyncio.create_task(async_client.get("/identifying/django/"))
+            other = await AsyncClient().get("/identifying/django/")
             assert not waiting.done()
             hubspot.release()
             return await waiting, other
 
         waited, other = async_to_sync(both)()
     assert json.loads(script_attributes(waited.content.decode())["data-identity"])["token"] in hubspot.tokens
-    assert script_attributes(other.content.decode())["data-subject"] == ""
+    anonymous = script_attributes(other.content.decode())
+    assert anonymous["data-subject"] == ""
+    assert "data-identity" not in anonymous
 
 
-def test_inline_without_the_views_help(
-    async_client: AsyncClient, user: User, settings: Settings, engine: str, caplog: pytest.LogCaptureFixture
+def test_inline_page_without_awaited_identity_is_unidentified(
+    async_client: AsyncClient, user: User, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The page is there, unidentified and not saying that it's nobody's, and the log says why, once."""
+    """If the view passes no identity, the page has no subject either, and one WARNING says what to pass."""
     deliver(settings, "inline")
     keep_token(user)
     for _ in range(3):
-        attributes = page(async_client, f"/plain/{engine}/")
+        attributes = page(async_client, "/plain/django/")
         assert not {"data-identity", "data-subject"} & set(attributes)
         assert attributes["data-endpoint"] == "/hubspot/identity/"
-    ours = [record for record in caplog.record_tuples if record[0].startswith("hubspot_identify")]
-    assert ours == [("hubspot_identify.widget", logging.WARNING, WHY)]
+    assert logged(caplog) == [("hubspot_identify.widget", logging.WARNING)]
+    assert "identity=await services.aidentify(request)" in caplog.text
 
 
-def test_jinja_rendered_asynchronously(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    """An asynchronous Jinja environment renders in the loop, too."""
+def test_jinja_template_rendered_asynchronously(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    """An asynchronous Jinja environment renders in the event loop as well."""
     deliver(settings, "inline")
     environment = jinja2.Environment(enable_async=True, autoescape=True, extensions=[EXTENSION])
     template = environment.from_string("{{ hubspot_identify(identity=identity) }}")
@@ -198,39 +189,40 @@ def test_jinja_rendered_asynchronously(settings: Settings, caplog: pytest.LogCap
     without, with_identity = async_to_sync(render)()
     assert "data-identity" not in script_attributes(without)
     assert json.loads(script_attributes(with_identity)["data-identity"])["token"] == "token-of-ada"
-    assert WHY in caplog.text
+    assert logged(caplog) == [("hubspot_identify.widget", logging.WARNING)]
 
 
-def test_these_tests_would_notice(async_client: AsyncClient, user: User) -> None:
-    """A look at the user in an asynchronous view raises, and one into the cache is noted."""
+def test_blocking_access_in_the_event_loop_is_detected(async_client: AsyncClient, user: User) -> None:
+    """The site of these tests raises when an asynchronous view reads the user, and records reads of the cache."""
     with pytest.raises(SynchronousOnlyOperation):
-        async_to_sync(async_client.get)("/curious/")
+        async_to_sync(async_client.get)("/blocking/")
 
-    async def look() -> None:
+    async def read() -> None:
         caches["default"].get("key")
 
-    async_to_sync(look)()
+    async_to_sync(read)()
     assert len(WatchedCache.in_the_loop) == 1
     WatchedCache.in_the_loop.clear()
 
 
-@pytest.mark.parametrize(("delivery", "view"), [("deferred", "plain"), ("inline", "plain"), ("inline", "asking")])
-def test_asgi_handler(settings: Settings, engine: str, delivery: str, view: str) -> None:
-    """The same holds in the handler that servers run, without Django's test client."""
-    settings.MIDDLEWARE = [f"{__name__}.ada_is_here"]
-    deliver(settings, delivery)
+@pytest.mark.parametrize(("view", "token"), [("plain", None), ("identifying", "token-of-ada")])
+def test_inline_page_of_the_asgi_handler(settings: Settings, view: str, token: str | None) -> None:
+    """The result is the same in the handler that servers run, without Django's test client."""
+    settings.MIDDLEWARE = [f"{__name__}.logged_in_as_ada"]
+    deliver(settings, "inline")
     keep_token(ada())
     scope = {
         "type": "http",
         "http_version": "1.1",
         "method": "GET",
-        "path": f"/{view}/{engine}/",
+        "path": f"/{view}/django/",
         "query_string": b"",
         "headers": [(b"host", b"testserver")],
     }
 
     async def get() -> tuple[int, bytes]:
-        server = ApplicationCommunicator(ASGIHandler(), scope)
+        communicator: Any = testing.ApplicationCommunicator
+        server = communicator(ASGIHandler(), scope)
         await server.send_input({"type": "http.request"})
         start, body = await server.receive_output(), await server.receive_output()
         await server.wait()
@@ -239,4 +231,4 @@ def test_asgi_handler(settings: Settings, engine: str, delivery: str, view: str)
     status, content = async_to_sync(get)()
     assert status == 200
     identity = script_attributes(content.decode()).get("data-identity", "{}")
-    assert json.loads(identity).get("token") == ("token-of-ada" if view == "asking" else None)
+    assert json.loads(identity).get("token") == token

@@ -1,4 +1,4 @@
-"""The bounded workers: slots, deadlines, and abandoned threads."""
+"""The bounded worker threads: slots, deadlines, and abandoned threads."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ TOKEN = VisitorToken("token", ADA, 0.0)
 
 
 def quick(job: Job, client: TokenClient) -> VisitorToken:
-    """A task that is done at once."""
+    """Return a token at once; a task."""
     return TOKEN
 
 
 class Gate:
-    """A task that hangs until the test lets it go."""
+    """A task that waits until the test opens it."""
 
     def __init__(self) -> None:
         self.entered = threading.Event()
@@ -48,7 +48,7 @@ class Gate:
 
 @pytest.fixture
 def gate() -> Iterator[Gate]:
-    """A gate that is open once the test is over."""
+    """A gate that opens at the end of the test at the latest."""
     gate = Gate()
     yield gate
     gate.opened.set()
@@ -66,7 +66,7 @@ def submit(workers: Workers, key: str, task: Any = quick, seconds: float = GENER
 
 
 def pass_deadlines(workers: Workers) -> None:
-    """Let the time of all jobs be over, without waiting for it."""
+    """Let the deadlines of all jobs pass at once."""
     for job in workers._jobs.values():
         job.deadline = time.monotonic()
 
@@ -74,20 +74,26 @@ def pass_deadlines(workers: Workers) -> None:
 # Slots
 
 
-def test_a_job_runs_on_a_daemon_thread_of_its_own(workers: Workers) -> None:
-    """Its result comes back, the thread has a name of ours, and the interpreter may exit without it."""
-    seen: list[threading.Thread] = []
+def test_each_job_has_its_own_daemon_thread_and_client(workers: Workers) -> None:
+    """The interpreter can exit without the thread, and no connection is used for the calls of two visitors."""
+    threads: list[threading.Thread] = []
+    clients: list[TokenClient] = []
 
     def task(job: Job, client: TokenClient) -> VisitorToken:
-        seen.append(threading.current_thread())
+        threads.append(threading.current_thread())
+        clients.append(client)
         return TOKEN
 
-    assert submit(workers, "key", task).wait(GENEROUS_TIMEOUT) is TOKEN
-    assert (seen[0].name, seen[0].daemon, seen[0] is threading.current_thread()) == ("hubspot-identify", True, False)
+    for number in range(3):
+        assert submit(workers, f"key{number}", task).wait(GENEROUS_TIMEOUT) is TOKEN
+        assert workers.join(GENEROUS_TIMEOUT)
+    assert {(thread.name, thread.daemon) for thread in threads} == {("hubspot-identify", True)}
+    assert threading.current_thread() not in threads
+    assert len({id(client) for client in clients}) == 3
 
 
-def test_one_key_is_one_job(workers: Workers, gate: Gate) -> None:
-    """Who comes while the job is under way joins it; afterwards it is a new one."""
+def test_jobs_with_the_same_key_are_one_job(workers: Workers, gate: Gate) -> None:
+    """A second caller joins the job while it runs. After its end, the key starts a new job."""
     job = submit(workers, "key", gate)
     assert workers.submit("key", quick, GENEROUS_TIMEOUT) is job
     gate.opened.set()
@@ -96,8 +102,8 @@ def test_one_key_is_one_job(workers: Workers, gate: Gate) -> None:
     assert workers.submit("key", quick, GENEROUS_TIMEOUT) is not job
 
 
-def test_without_a_free_slot_the_answer_is_not_now(workers: Workers, gate: Gate) -> None:
-    """There is no queue: two jobs run, the third is refused at once, until one of them is done."""
+def test_job_without_a_free_slot_is_refused_at_once(workers: Workers, gate: Gate) -> None:
+    """There is no queue: two jobs run, and the third is refused until one of them has ended."""
     jobs = [submit(workers, f"key{number}", gate) for number in range(SLOTS)]
 
     def attempt() -> None:
@@ -113,70 +119,42 @@ def test_without_a_free_slot_the_answer_is_not_now(workers: Workers, gate: Gate)
 
 
 def test_last_slot_is_kept_from_jobs_that_may_hang(workers: Workers, gate: Gate) -> None:
-    """Jobs that may hang leave a slot to the others."""
+    """Jobs that may hang leave one slot to the others."""
     jobs = [workers.submit(f"key{number}", gate, GENEROUS_TIMEOUT, may_take_last_slot=False) for number in range(SLOTS)]
     assert [job is not None for job in jobs] == [True] * (SLOTS - 1) + [False]
     assert submit(workers, "another", gate).key == "another"
 
 
-def test_each_job_has_a_client_of_its_own(workers: Workers) -> None:
-    """No connection is passed from one visitor's call to the next."""
-    clients: list[TokenClient] = []
-
-    def task(job: Job, client: TokenClient) -> None:
-        clients.append(client)
-
-    for number in range(3):
-        submit(workers, f"key{number}", task)
-        assert workers.join(GENEROUS_TIMEOUT)
-    assert len({id(client) for client in clients}) == 3
-
-
 # Deadlines
 
 
-def test_a_waiter_is_released_when_its_own_time_is_over(workers: Workers, gate: Gate) -> None:
-    """Long before the job's."""
+@pytest.mark.parametrize(("deadline", "wait"), [(GENEROUS_TIMEOUT, 0.1), (0.1, GENEROUS_TIMEOUT)])
+def test_caller_waits_until_its_limit_or_the_deadline(
+    workers: Workers, gate: Gate, deadline: float, wait: float
+) -> None:
+    """The earlier of the two times ends the wait with an error."""
 
     def attempt() -> None:
         started = time.monotonic()
-        with pytest.raises(TransportError, match="did not answer in time"):
-            submit(workers, "key", gate).wait(0.1)
+        with pytest.raises(TransportError):
+            submit(workers, "key", gate, deadline).wait(wait)
         assert 0.1 <= time.monotonic() - started < 0.1 + SLACK
 
     once_in_time(attempt)
 
 
-def test_a_waiter_is_released_at_the_deadline(workers: Workers, gate: Gate) -> None:
-    """However long it would have waited."""
-
-    def attempt() -> None:
-        started = time.monotonic()
-        with pytest.raises(TransportError, match="did not answer in time"):
-            submit(workers, "key", gate, 0.1).wait(GENEROUS_TIMEOUT)
-        assert 0.1 <= time.monotonic() - started < 0.1 + SLACK
-
-    once_in_time(attempt)
-
-
-def test_slot_is_free_at_the_deadline(workers: Workers, gate: Gate) -> None:
-    """The threads that hang are abandoned, and new jobs have threads of their own."""
-    hanging = [submit(workers, f"hanging{number}", gate) for number in range(SLOTS)]
-    assert workers.submit("key", quick, GENEROUS_TIMEOUT) is None
+def test_slot_and_key_are_free_after_the_deadline(workers: Workers, gate: Gate) -> None:
+    """The threads that hang are abandoned, and new jobs of any key get new threads."""
+    hanging = [submit(workers, f"key{number}", gate) for number in range(SLOTS)]
+    assert workers.submit("another", quick, GENEROUS_TIMEOUT) is None
     pass_deadlines(workers)
-    assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
+    for key in ("another", "key0"):
+        assert submit(workers, key, quick).wait(GENEROUS_TIMEOUT) is TOKEN
     assert all(job.overdue for job in hanging)
 
 
-def test_a_key_may_be_tried_again_after_its_deadline(workers: Workers, gate: Gate) -> None:
-    """The hanging job does not keep its visitor from a new one."""
-    submit(workers, "key", gate)
-    pass_deadlines(workers)
-    assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
-
-
-def test_late_end_takes_nothing_from_the_next_job(workers: Workers, gate: Gate) -> None:
-    """A thread that ends after its deadline neither frees another job's slot nor removes its key."""
+def test_late_end_of_a_job_does_not_affect_the_next_job_of_its_key(workers: Workers, gate: Gate) -> None:
+    """A thread that ends after its deadline neither releases the slot of another job nor removes its key."""
     first = submit(workers, "key", gate)
     assert gate.entered.wait(GENEROUS_TIMEOUT)
     pass_deadlines(workers)
@@ -189,38 +167,28 @@ def test_late_end_takes_nothing_from_the_next_job(workers: Workers, gate: Gate) 
     assert second.wait(GENEROUS_TIMEOUT) is TOKEN
 
 
-def test_an_overdue_job_is_accounted_for_by_the_next(workers: Workers, gate: Gate) -> None:
-    """On its thread and before its own task: what failed counts before HubSpot is asked again."""
+def test_next_job_first_runs_the_callback_of_an_overdue_job(workers: Workers, gate: Gate) -> None:
+    """The callback runs once, on the thread of the next job, so that a failure counts before HubSpot is called."""
     order: list[str] = []
 
     def task(job: Job, client: TokenClient) -> None:
         order.append(f"task on {threading.current_thread().name}")
 
-    def account() -> None:
-        order.append(f"overdue on {threading.current_thread().name}")
+    def on_overdue() -> None:
+        order.append(f"callback on {threading.current_thread().name}")
 
-    submit(workers, "stuck", gate, on_overdue=account)
+    submit(workers, "hanging", gate, on_overdue=on_overdue)
     assert gate.entered.wait(GENEROUS_TIMEOUT)
     pass_deadlines(workers)
     submit(workers, "key", task).wait(GENEROUS_TIMEOUT)
-    assert order == ["overdue on hubspot-identify", "task on hubspot-identify"]
+    assert order == ["callback on hubspot-identify", "task on hubspot-identify"]
     assert workers.join(0) is False
     submit(workers, "another", task).wait(GENEROUS_TIMEOUT)
-    assert len(order) == 3  # accounted for once
+    assert len(order) == 3
 
 
-def test_a_job_on_time_is_never_overdue(workers: Workers) -> None:
-    """Its ``on_overdue`` is not called, however late somebody looks."""
-    called: list[bool] = []
-    submit(workers, "key", quick, on_overdue=lambda: called.append(True))
-    assert workers.join(GENEROUS_TIMEOUT)
-    pass_deadlines(workers)
-    submit(workers, "other", quick).wait(GENEROUS_TIMEOUT)
-    assert called == []
-
-
-def test_at_most_eight_threads_are_abandoned(workers: Workers, gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
-    """Beyond that no job is started, and one log line says so, until some of the threads have ended."""
+def test_number_of_abandoned_threads_is_limited(workers: Workers, gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
+    """Beyond eight, no job starts until some of the threads have ended, which is logged once."""
     for number in range(MAX_ABANDONED_THREADS):
         submit(workers, f"hanging{number}", gate)
         pass_deadlines(workers)
@@ -234,7 +202,7 @@ def test_at_most_eight_threads_are_abandoned(workers: Workers, gate: Gate, caplo
 def test_call_is_aborted_after_its_deadline(
     workers: Workers, hubspot: TokenServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One call that hangs is enough, and no later job is needed: the thread ends by itself."""
+    """The thread of a call that never ends is released even if no later job starts."""
     monkeypatch.setattr(background, "ABORT_AFTER", 0.2)
     hubspot.set_scenario("continue")
     submit(workers, "key", lambda job, client: client.create_token(ADA, get_config()), 0.2)
@@ -242,101 +210,100 @@ def test_call_is_aborted_after_its_deadline(
     assert workers.join(GENEROUS_TIMEOUT)
 
 
-def test_job_runs_without_a_thread_that_would_abort_it(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no more threads can be started, the one that has started does its work."""
+def test_job_runs_if_the_thread_that_aborts_it_cannot_start(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of threads may be limited."""
 
-    def no_more(timer: threading.Timer) -> None:
+    def start(timer: threading.Timer) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Timer, "start", no_more)
+    monkeypatch.setattr(threading.Timer, "start", start)
     assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
 
 
-def test_call_that_ends_in_time_is_not_aborted(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing remains that would act on it later, no thread either."""
+def test_job_that_ends_in_time_is_neither_aborted_nor_overdue(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No thread and no callback of it remains, however late the next job starts."""
+    callbacks: list[bool] = []
     before = set(threading.enumerate())
     monkeypatch.setattr(TokenClient, "abort", lambda client: pytest.fail("aborted"))
-    assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
+    job = submit(workers, "key", quick, on_overdue=lambda: callbacks.append(True))
+    assert job.wait(GENEROUS_TIMEOUT) is TOKEN
     assert workers.join(GENEROUS_TIMEOUT)
     assert set(threading.enumerate()) == before
+    job.deadline = time.monotonic()
+    submit(workers, "another", quick).wait(GENEROUS_TIMEOUT)
+    assert callbacks == []
 
 
-# Where threads fail
+# Threads that fail
 
 
-def test_a_thread_that_can_not_be_started_means_not_now(
+def test_job_whose_thread_cannot_start_is_refused(
     workers: Workers, gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No exception, one line in the log, the slot stays free, and what was to be accounted for is not lost."""
-    accounted: list[bool] = []
-    submit(workers, "stuck", gate, on_overdue=lambda: accounted.append(True))
+    """There is no exception and one log record. The slot stays free, and callers that joined the job do not wait.
+
+    The callbacks of overdue jobs, which its thread would have run, are run by the next job.
+    """
+    callbacks: list[bool] = []
+    joined: list[Job | None] = []
+    submit(workers, "hanging", gate, on_overdue=lambda: callbacks.append(True))
     assert gate.entered.wait(GENEROUS_TIMEOUT)
     pass_deadlines(workers)
 
-    def no_more(thread: threading.Thread) -> None:
+    def start(thread: threading.Thread) -> None:
+        joined.append(workers.submit("key", quick, GENEROUS_TIMEOUT))  # by another request at this moment
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", no_more)
+        patch.setattr(threading.Thread, "start", start)
         assert [workers.submit("key", quick, GENEROUS_TIMEOUT) for _ in range(SLOTS + 1)] == [None] * (SLOTS + 1)
-    (record,) = caplog.records
-    assert (record.levelno, "No thread can be started" in record.message) == (logging.ERROR, True)
-    assert accounted == []
+    assert [job and job.wait(GENEROUS_TIMEOUT) for job in joined] == [None] * (SLOTS + 1)
+    assert None not in joined
+    assert [(record.name, record.levelno) for record in caplog.records] == [(background.__name__, logging.ERROR)]
+    assert callbacks == []
     assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
-    assert accounted == [True]
+    assert callbacks == [True]
 
 
-def test_who_joined_a_job_without_a_thread_is_released(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the job's making and the failure of its thread, another request may have joined it."""
-    joined: list[Job | None] = []
-
-    def no_more(thread: threading.Thread) -> None:
-        joined.append(workers.submit("key", quick, GENEROUS_TIMEOUT))
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", no_more)
-    assert workers.submit("key", quick, GENEROUS_TIMEOUT) is None
-    assert joined[0] is not None
-    assert joined[0].wait(GENEROUS_TIMEOUT) is None
-
-
-def test_a_thread_that_is_about_to_start_is_waited_for(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever waits for the threads may come between the making of one and its start."""
+def test_join_waits_for_a_thread_that_has_not_started(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread exists for a moment before it starts."""
     start = threading.Thread.start
 
-    def slowly(thread: threading.Thread) -> None:
+    def start_late(thread: threading.Thread) -> None:
         threading.Timer(0.1, start, [thread]).start() if thread.name == "hubspot-identify" else start(thread)
 
-    monkeypatch.setattr(threading.Thread, "start", slowly)
+    monkeypatch.setattr(threading.Thread, "start", start_late)
     job = submit(workers, "key")
     assert workers.join(GENEROUS_TIMEOUT)
     assert job.wait(GENEROUS_TIMEOUT) is TOKEN
 
 
-def test_threads_that_never_run_are_noticed_once(
+def test_threads_that_never_run_are_logged_once(
     workers: Workers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As under uWSGI without --enable-threads: one ERROR says what to do, and in the end nothing is started."""
+    """As under uWSGI without --enable-threads: one ERROR names the alternatives, and no more threads are created."""
     monkeypatch.setattr(threading.Thread, "start", lambda thread: None)
     for number in range(2 * MAX_ABANDONED_THREADS):
         workers.submit(f"key{number}", quick, GENEROUS_TIMEOUT)
         pass_deadlines(workers)
-    errors = [record.message for record in caplog.records if record.levelno == logging.ERROR]
-    assert len(errors) == 1
-    for hint in ("never ran", "--enable-threads", "PAGE_WAIT", "get_token(visitor, wait=…)"):
-        assert hint in errors[0]
-    assert len(workers._threads) == MAX_ABANDONED_THREADS
-    workers._threads.clear()  # they never ran, so nobody else would
+    created = len(workers._threads)
+    workers._threads.clear()  # they never run, so the fixture that joins them would wait
+    assert created == MAX_ABANDONED_THREADS
+    (message,) = [record.message for record in caplog.records if record.levelno == logging.ERROR]
+    for part in ("--enable-threads", "PAGE_WAIT", "wait=…"):
+        assert part in message
 
 
-def test_a_thread_that_runs_after_its_deadline_does_nothing(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A frozen process that wakes up does not call for a page that is long gone."""
+def test_thread_that_runs_after_its_deadline_does_nothing(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was frozen makes no call for a page that is no longer there."""
     frozen: list[threading.Thread] = []
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", lambda thread: frozen.append(thread))
         job = submit(workers, "key", lambda *_: pytest.fail("called"))
         pass_deadlines(workers)
-        workers.submit("other", quick, GENEROUS_TIMEOUT)
+        workers.submit("another", quick, GENEROUS_TIMEOUT)
     for thread in frozen:
         thread.start()
         thread.join()
@@ -344,35 +311,55 @@ def test_a_thread_that_runs_after_its_deadline_does_nothing(workers: Workers, mo
     assert workers.join(0)
 
 
-def test_a_mistake_is_logged_without_its_text(workers: Workers, caplog: pytest.LogCaptureFixture) -> None:
-    """What nobody foresaw ends the job, frees its slot and its waiters, and shows where it happened, but no values."""
+def test_unexpected_exception_is_logged_without_its_text(workers: Workers, caplog: pytest.LogCaptureFixture) -> None:
+    """The job ends without a token, its slot is free, and the log shows where the exception was raised."""
 
-    def task(job: Job, client: TokenClient) -> None:
+    def failing_task(job: Job, client: TokenClient) -> None:
         raise LookupError("the key is s3cret")
 
-    assert submit(workers, "key", task).wait(GENEROUS_TIMEOUT) is None
+    assert submit(workers, "key", failing_task).wait(GENEROUS_TIMEOUT) is None
     (record,) = caplog.records
-    assert (record.levelno, "LookupError" in record.message) == (logging.ERROR, True)
-    assert "in task" in record.message
+    assert record.levelno == logging.ERROR
+    assert "LookupError" in record.message
+    assert "in failing_task" in record.message
     assert "s3cret" not in caplog.text.replace('raise LookupError("the key is s3cret")', "")
     assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
 
 
-def test_an_error_of_hubspots_reaches_every_waiter(workers: Workers) -> None:
-    """Without the frames of the call, which hold the key."""
+@pytest.mark.parametrize("exception", [SystemExit, asyncio.CancelledError])
+def test_exit_or_cancellation_ends_only_its_job(
+    workers: Workers, caplog: pytest.LogCaptureFixture, exception: type[BaseException]
+) -> None:
+    """A callable of the site may raise either. It is logged, and no exception hook gets the local variables."""
 
     def task(job: Job, client: TokenClient) -> None:
-        raise TransportError("no answer")
+        raise exception
+
+    assert submit(workers, "key", task).wait(GENEROUS_TIMEOUT) is None
+    assert exception.__name__ in caplog.text
+    assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
+
+
+def test_error_of_a_call_reaches_every_caller(workers: Workers) -> None:
+    """Callers in threads and in event loops get it, without the frames of the call, which hold the key."""
+    error = TransportError("no response")
+
+    def task(job: Job, client: TokenClient) -> None:
+        raise error
 
     job = submit(workers, "key", task)
     for _ in range(2):
-        with pytest.raises(TransportError, match="no answer") as caught:
+        with pytest.raises(TransportError) as caught:
             job.wait(GENEROUS_TIMEOUT)
+        assert caught.value is error
         assert "task" not in {entry.name for entry in caught.traceback}
+    with pytest.raises(TransportError) as caught:
+        asyncio.run(job.await_(GENEROUS_TIMEOUT))
+    assert caught.value is error
 
 
-def test_connections_are_closed(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those to databases and caches that the thread opened; one that can't be closed keeps nobody waiting."""
+def test_connections_of_the_thread_are_closed(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This applies to databases and caches. A connection that cannot be closed does not stop the job."""
     closed: list[str] = []
 
     def fail() -> None:
@@ -386,44 +373,15 @@ def test_connections_are_closed(workers: Workers, monkeypatch: pytest.MonkeyPatc
     assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
 
 
-@pytest.mark.parametrize("kind", [SystemExit, asyncio.CancelledError])
-def test_exit_or_cancellation_on_the_thread_ends_its_job_alone(
-    workers: Workers, caplog: pytest.LogCaptureFixture, kind: type[BaseException]
-) -> None:
-    """A callable of the site may raise either. The log says so, and no exception hook sees the local variables."""
-
-    def task(job: Job, client: TokenClient) -> None:
-        raise kind
-
-    assert submit(workers, "key", task).wait(GENEROUS_TIMEOUT) is None
-    assert kind.__name__ in caplog.text
-    assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
-
-
 # Event loops
 
 
-def test_an_event_loop_waits_without_blocking(workers: Workers, gate: Gate) -> None:
-    """Other tasks of the loop go on meanwhile."""
-
-    async def main() -> VisitorToken | None:
-        waiter = asyncio.create_task(submit(workers, "key", gate).await_(GENEROUS_TIMEOUT))
-        assert await asyncio.to_thread(gate.entered.wait, GENEROUS_TIMEOUT)
-        gate.opened.set()
-        return await waiter
-
-    assert asyncio.run(main()) is TOKEN
-
-
-def test_a_cancelled_waiter_leaves_the_job_to_the_others(workers: Workers, gate: Gate) -> None:
-    """The visitor closed the page; somebody else waits for the same token."""
+def test_cancelled_caller_does_not_cancel_the_job(workers: Workers, gate: Gate) -> None:
+    """If one visitor closes the page, another caller in the same event loop still gets the token."""
 
     async def main() -> VisitorToken | None:
         job = submit(workers, "key", gate)
-        leaving, staying = (
-            asyncio.create_task(job.await_(GENEROUS_TIMEOUT)),
-            asyncio.create_task(job.await_(GENEROUS_TIMEOUT)),
-        )
+        leaving, staying = (asyncio.create_task(job.await_(GENEROUS_TIMEOUT)) for _ in range(2))
         await asyncio.sleep(0)
         leaving.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -435,19 +393,19 @@ def test_a_cancelled_waiter_leaves_the_job_to_the_others(workers: Workers, gate:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_loop_that_is_gone_when_the_job_ends(
+def test_job_may_end_after_its_event_loop_is_closed(
     workers: Workers, gate: Gate, caplog: pytest.LogCaptureFixture, fails: bool
 ) -> None:
-    """Nobody waits any more, and nothing is said about it, whether the job succeeds or fails."""
+    """Nothing is logged, whether the job succeeds or fails."""
 
     def task(job: Job, client: TokenClient) -> VisitorToken:
         gate(job, client)
         if fails:
-            raise TransportError("no answer")
+            raise TransportError("no response")
         return TOKEN
 
     async def main() -> None:
-        with pytest.raises(TransportError, match="did not answer in time"):
+        with pytest.raises(TransportError):
             await submit(workers, "key", task).await_(0.01)
 
     asyncio.run(main())
@@ -457,21 +415,11 @@ def test_a_loop_that_is_gone_when_the_job_ends(
     assert caplog.records == []
 
 
-def test_an_error_reaches_who_awaits(workers: Workers) -> None:
-    """The same one that a thread would get."""
-
-    def task(job: Job, client: TokenClient) -> None:
-        raise TransportError("no answer")
-
-    with pytest.raises(TransportError, match="no answer"):
-        asyncio.run(submit(workers, "key", task).await_(GENEROUS_TIMEOUT))
-
-
 # Tests and forks
 
 
-def test_workers_can_be_forgotten(workers: Workers, gate: Gate) -> None:
-    """As a forked child does: all slots are free, whatever the old ones are busy with."""
+def test_new_workers_have_free_slots(workers: Workers, gate: Gate) -> None:
+    """A forked child replaces the workers, whatever the old ones are doing."""
     for number in range(SLOTS):
         submit(workers, f"key{number}", gate)
     background.forget_workers()

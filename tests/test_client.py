@@ -1,9 +1,10 @@
-"""One call of the token API: what goes over the wire, and by which way."""
+"""One call of the token API: the request, the connection, and the responses that are accepted."""
 
 from __future__ import annotations
 
 import gzip
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import requests
 from support.certificates import Certificate, new_certificate
+from support.clocks import GENEROUS_TIMEOUT
 from support.server import TokenServer, TokenServerProcess, email_of
 
 import hubspot_identify
@@ -48,10 +50,10 @@ def config_of(base_url: str, **settings: object) -> Config:
     ("scheme", "query", "authorization"),
     [("bearer", "", f"Bearer {KEY}"), ("hapikey", f"hapikey={KEY}", None)],
 )
-def test_the_request_is_the_documented_one(
+def test_request_is_the_documented_one(
     client: TokenClient, token_server: TokenServer, scheme: str, query: str, authorization: str | None
 ) -> None:
-    """Method, path, query, body and every header, as HubSpot's documents show them; and the token is the answer's."""
+    """Method, path, query, body and all headers are as in HubSpot's documentation."""
     token = client.create_token(ADA, config_of(token_server.url, AUTH_SCHEME=scheme))
     (request,) = token_server.requests()
     assert request.method == "POST"
@@ -77,34 +79,33 @@ def test_the_request_is_the_documented_one(
     [
         (Visitor("ada@example.com"), {"email": "ada@example.com"}),
         (Visitor("ada@example.com", "Ada"), {"email": "ada@example.com", "firstName": "Ada"}),
-        (Visitor("ada@example.com", "", "李🦄"), {"email": "ada@example.com", "lastName": "李🦄"}),
         (
-            Visitor("ada@bücher.example", context=(("plan", "pro"),)),
-            {"email": "ada@xn--bcher-kva.example", "hsCustomerAgentContext": {"plan": "pro"}},
+            Visitor("ada@bücher.example", "", "李🦄", context=(("plan", "pro"),)),
+            {"email": "ada@xn--bcher-kva.example", "lastName": "李🦄", "hsCustomerAgentContext": {"plan": "pro"}},
         ),
     ],
 )
-def test_only_what_is_known_is_sent(
+def test_empty_fields_are_not_sent(
     client: TokenClient, token_server: TokenServer, visitor: Visitor, body: object
 ) -> None:
-    """Empty names and an empty context are left out."""
+    """Names and context are optional."""
     client.create_token(visitor, config_of(token_server.url))
     assert token_server.requests()[0].json() == body
 
 
-@pytest.mark.parametrize("base", ["", "/", "/hub/v1", "/hub/v1/"])
-@pytest.mark.parametrize("path", ["/visitor-identification/2026-09/tokens/create", "/"])
-def test_base_url_and_path_are_joined_by_one_slash(
-    client: TokenClient, token_server: TokenServer, base: str, path: str
+def test_base_url_and_path_are_joined_by_one_slash(client: TokenClient, token_server: TokenServer) -> None:
+    """A base URL may have a path, and a slash at its end."""
+    client.create_token(ADA, config_of(f"{token_server.url}/", TOKEN_PATH="/tokens/create", AUTH_SCHEME="hapikey"))
+    client.create_token(ADA, config_of(f"{token_server.url}/hub/v1/", TOKEN_PATH="/", AUTH_SCHEME="hapikey"))
+    first, second = token_server.requests()
+    assert (first.path, first.query) == ("/tokens/create", f"hapikey={KEY}")
+    assert (second.path, second.query) == ("/hub/v1/", f"hapikey={KEY}")
+
+
+def test_special_characters_of_a_key_are_encoded_in_the_query_only(
+    client: TokenClient, token_server: TokenServer
 ) -> None:
-    """A base URL may have a path of its own, and a slash at its end."""
-    client.create_token(ADA, config_of(token_server.url + base, TOKEN_PATH=path, AUTH_SCHEME="hapikey"))
-    (request,) = token_server.requests()
-    assert (request.path, request.query) == (base.rstrip("/") + path, f"hapikey={KEY}")
-
-
-def test_a_key_of_odd_characters_arrives_whole(client: TokenClient, token_server: TokenServer) -> None:
-    """In the header as it is, in the query encoded."""
+    """The header contains the key unchanged."""
     key = "a&b=c+d%20#/?~'\""
     client.create_token(ADA, config_of(token_server.url, API_KEY=key))
     client.create_token(ADA, config_of(token_server.url, API_KEY=key, AUTH_SCHEME="hapikey"))
@@ -116,8 +117,8 @@ def test_a_key_of_odd_characters_arrives_whole(client: TokenClient, token_server
 # The credential
 
 
-def test_a_callable_key_is_asked_each_time(client: TokenClient, token_server: TokenServer) -> None:
-    """Its answer, stripped as a text would be, is used for one call."""
+def test_callable_key_is_called_for_each_token(client: TokenClient, token_server: TokenServer) -> None:
+    """White space around the returned key is removed."""
     keys = iter(["first", " second\n"])
     config = config_of(token_server.url, API_KEY=lambda: next(keys))
     for _ in range(2):
@@ -126,8 +127,8 @@ def test_a_callable_key_is_asked_each_time(client: TokenClient, token_server: To
     assert sent == ["Bearer first", "Bearer second"]
 
 
-def test_rejected_callable_key_is_fetched_again_and_tried_once(client: TokenClient, token_server: TokenServer) -> None:
-    """An OAuth token may expire between its fetch and its use: a different key gets one more try."""
+def test_rejected_key_is_replaced_once_if_it_is_callable(client: TokenClient, token_server: TokenServer) -> None:
+    """An OAuth token may expire between its fetch and its use, so a different key is tried once."""
     keys = iter(["expired", "fresh", "unused"])
     token_server.reject_key()
     with pytest.raises(AuthenticationError) as caught:
@@ -137,8 +138,8 @@ def test_rejected_callable_key_is_fetched_again_and_tried_once(client: TokenClie
     assert caught.value.__context__ is None
 
 
-def test_fresh_key_gets_the_token(client: TokenClient, token_server: TokenServer) -> None:
-    """The caller never learns of the first key's rejection."""
+def test_replaced_key_returns_the_token(client: TokenClient, token_server: TokenServer) -> None:
+    """The rejection of the first key is no error for the caller."""
     keys = iter(["expired", "fresh"])
 
     def next_key() -> str:
@@ -149,10 +150,10 @@ def test_fresh_key_gets_the_token(client: TokenClient, token_server: TokenServer
     assert email_of(client.create_token(ADA, config_of(token_server.url, API_KEY=next_key))) == ADA.email
 
 
-def test_callable_that_fails_the_second_time_does_not_hide_the_rejection(
+def test_rejection_is_raised_if_the_callable_fails_the_second_time(
     client: TokenClient, token_server: TokenServer
 ) -> None:
-    """HubSpot's own words about the key are what an operator needs."""
+    """HubSpot's response explains the failure better."""
     keys = iter(["expired"])
     token_server.reject_key()
     with pytest.raises(AuthenticationError) as caught:
@@ -163,47 +164,47 @@ def test_callable_that_fails_the_second_time_does_not_hide_the_rejection(
 
 @pytest.mark.parametrize("key", [KEY, lambda: KEY])
 def test_same_rejected_key_is_not_tried_again(client: TokenClient, token_server: TokenServer, key: Any) -> None:
-    """A fixed key, and a callable that returns the same key."""
+    """This applies to a fixed key, and to a callable that returns the same key."""
     token_server.reject_key()
     with pytest.raises(AuthenticationError):
         client.create_token(ADA, config_of(token_server.url, API_KEY=key))
     assert token_server.calls == 1
 
 
-def fail() -> str:
+def raises() -> str:
     raise LookupError(f"no {KEY} here")
 
 
 @pytest.mark.parametrize(
-    ("callable_", "problem"),
+    ("api_key", "in_text"),
     [
-        (fail, "failed (LookupError)"),
-        (lambda: None, "returned a NoneType, not text"),
-        (lambda: KEY.encode(), "returned a bytes, not text"),
-        (lambda: " ", "returned a key that is empty"),
-        (lambda: f"{KEY}\r\nX-Injected: 1", "returned a key that has white space or control characters inside"),
-        (lambda: "schlüssel", "returned a key that has characters that are not ASCII"),
+        (raises, "LookupError"),
+        (lambda: None, "NoneType"),
+        (lambda: " ", "API_KEY"),
+        (lambda: f"{KEY}\r\nX-Injected: 1", "API_KEY"),
     ],
+    ids=["raises", "returns None", "returns an empty key", "returns two lines"],
 )
-def test_a_callable_key_that_fails_is_a_credential_error(
-    client: TokenClient, token_server: TokenServer, callable_: Callable[[], Any], problem: str
+def test_failure_of_a_callable_key_is_a_credential_error(
+    client: TokenClient, token_server: TokenServer, api_key: Callable[[], Any], in_text: str
 ) -> None:
-    """Nothing is sent; the error says what happened, quotes nothing, and nothing hangs on it."""
+    """No request is sent. The error names the type of what was raised or returned, and quotes and chains nothing."""
     with pytest.raises(CredentialError) as caught:
-        client.create_token(ADA, config_of(token_server.url, API_KEY=callable_))
-    assert str(caught.value) == f"The callable in HUBSPOT_IDENTIFY['API_KEY'] {problem}."
+        client.create_token(ADA, config_of(token_server.url, API_KEY=api_key))
+    assert in_text in str(caught.value)
+    assert KEY not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
     assert token_server.calls == 0
 
 
-# The way there
+# The connection
 
 
-def test_netrc_can_neither_replace_nor_add_a_credential(
+def test_netrc_neither_replaces_nor_adds_a_credential(
     client: TokenClient, token_server: TokenServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """requests reads ~/.netrc by itself; for these calls nothing of it counts, in either scheme."""
+    """requests reads ~/.netrc by default. The app's calls ignore it, in both schemes."""
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login eve password other\ndefault login eve password other\n")
     monkeypatch.setenv("NETRC", str(netrc))
@@ -215,24 +216,24 @@ def test_netrc_can_neither_replace_nor_add_a_credential(
     assert "Authorization" not in hapikey.headers
 
 
-@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
-def test_a_proxy_of_the_environment_is_used(
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "ALL_PROXY"])
+def test_proxy_of_the_environment_is_used(
     client: TokenClient, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    """HubSpot is asked through it, inside TLS: the proxy sees the host and no credential."""
+    """The call goes through it inside TLS, so the proxy sees the host and no credential."""
     monkeypatch.setenv(variable, token_server.url)
     token_server.answer(502)
-    with pytest.raises(TransportError, match=r"^HubSpot could not be reached\.$"):
+    with pytest.raises(TransportError):
         client.create_token(ADA, config_of("https://api.hubapi.com"))
     (request,) = token_server.requests()
     assert (request.method, request.path) == ("CONNECT", "api.hubapi.com:443")
     assert KEY not in str(request)
 
 
-def test_loopback_is_asked_directly(
+def test_loopback_address_is_called_without_a_proxy(
     client: TokenClient, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No proxy can reach this machine's own sandbox."""
+    """No proxy can reach the sandbox on this machine."""
     for variable in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     assert email_of(client.create_token(ADA, config_of(token_server.url))) == ADA.email
@@ -240,51 +241,47 @@ def test_loopback_is_asked_directly(
 
 @pytest.fixture
 def tls_server(token_server_process: TokenServerProcess, certificate: Certificate) -> Iterator[TokenServer]:
-    """A healthy server that speaks TLS, with a certificate from an authority that no machine trusts."""
+    """A token server with TLS, and a certificate from an authority that is not trusted by default."""
     server = token_server_process.open(certificate.server)
     yield server
     server.close()
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_a_private_authority_of_the_environment_is_trusted(
+def test_private_authority_of_the_environment_is_trusted(
     client: TokenClient,
     tls_server: TokenServer,
     certificate: Certificate,
     monkeypatch: pytest.MonkeyPatch,
     variable: str,
 ) -> None:
-    """Behind a company's own authority the usual variables help."""
+    """A company with its own authority sets one of the usual variables."""
     for other in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.delenv(other, raising=False)
     monkeypatch.setenv(variable, str(certificate.authority))
     assert email_of(client.create_token(ADA, config_of(tls_server.https_url))) == ADA.email
 
 
-@pytest.mark.parametrize("value", [None, "", "0", "false", "False", "no", "none"])
-def test_tls_is_verified_whatever_the_environment_says(
+@pytest.mark.parametrize("value", [None, "", "0", "False"])
+def test_untrusted_certificate_is_refused_whatever_the_environment_contains(
     client: TokenClient, tls_server: TokenServer, monkeypatch: pytest.MonkeyPatch, value: str | None
 ) -> None:
-    """An unknown certificate is refused; no value of the usual variables switches that off."""
+    """No value of the usual variables disables the verification, which comes before the request."""
     for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PYTHONHTTPSVERIFY", "SSL_VERIFY"):
         if value is None:
             monkeypatch.delenv(variable, raising=False)
         else:
             monkeypatch.setenv(variable, value)
-    with pytest.raises(TransportError):
+    with pytest.raises(TransportError) as caught:
         client.create_token(ADA, config_of(tls_server.https_url))
-
-
-def test_an_untrusted_certificate_is_said_in_words(client: TokenClient, tls_server: TokenServer) -> None:
-    """It is told from a host that can't be reached."""
-    with pytest.raises(TransportError, match=r"^The TLS connection to HubSpot failed: its certificate"):
-        client.create_token(ADA, config_of(tls_server.https_url))
+    assert not caught.value.request_sent
+    assert tls_server.calls == 0
 
 
 def test_https_proxy_is_verified_like_hubspot(
     client: TokenClient, tls_server: TokenServer, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy that speaks TLS itself gets a request only if the authorities of the environment vouch for it."""
+    """A proxy that uses TLS gets a request only if the authorities of the environment trust it."""
     tls_server.answer(502)
     monkeypatch.setenv("HTTPS_PROXY", tls_server.https_url)
     for calls, bundle in enumerate((None, certificate.authority)):
@@ -295,20 +292,21 @@ def test_https_proxy_is_verified_like_hubspot(
         assert tls_server.calls == calls
 
 
-def test_directory_of_authorities_is_read(
+def test_authorities_may_be_in_a_directory(
     client: TokenClient, tls_server: TokenServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The variables may name a directory, as OpenSSL allows; an empty one trusts no certificate."""
+    """The variables may name a directory, as OpenSSL allows. An empty one trusts no certificate."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))
-    with pytest.raises(TransportError, match="certificate"):
+    with pytest.raises(TransportError) as caught:
         client.create_token(ADA, config_of(tls_server.https_url))
+    assert str(tmp_path) not in str(caught.value)  # as it would be if it could not be loaded
 
 
 # One connection per call
 
 
-def test_each_call_has_a_connection_of_its_own(client: TokenClient, token_server: TokenServer) -> None:
-    """Three calls open three connections, whatever the server offers."""
+def test_each_call_opens_a_connection(client: TokenClient, token_server: TokenServer) -> None:
+    """Three calls open three connections, even if the server would keep one open."""
     config = config_of(token_server.url)
     token_server.answer(200, {"token": "t"}, {"Connection": "keep-alive"})
     for _ in range(3):
@@ -318,7 +316,7 @@ def test_each_call_has_a_connection_of_its_own(client: TokenClient, token_server
 
 @pytest.fixture
 def bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A file of certificate authorities, named by the environment; it does not exist yet."""
+    """The path of a file of certificate authorities, set in the environment. The file does not exist yet."""
     path = tmp_path / "ca.pem"
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(path))
     return path
@@ -331,14 +329,14 @@ def test_certificate_authorities_are_loaded_once(
     bundle.write_bytes(certificate.authority.read_bytes())
     config = config_of(tls_server.https_url)
     TokenClient().create_token(ADA, config)
-    monkeypatch.setattr(transport, "create_urllib3_context", lambda: pytest.fail("loaded again"))
+    monkeypatch.setattr(transport, "create_urllib3_context", lambda: pytest.fail("The authorities were loaded again."))
     assert email_of(TokenClient().create_token(ADA, config)) == ADA.email
 
 
 def test_replaced_bundle_is_used_without_a_restart(
     tls_server: TokenServer, certificate: Certificate, bundle: Path, tmp_path: Path
 ) -> None:
-    """A company that rotates its authority replaces the file while the processes run."""
+    """A company may replace its authority while the processes run."""
     config = config_of(tls_server.https_url)
     (tmp_path / "former").mkdir()
     bundle.write_bytes(new_certificate(tmp_path / "former").authority.read_bytes())
@@ -348,9 +346,11 @@ def test_replaced_bundle_is_used_without_a_restart(
     assert email_of(TokenClient().create_token(ADA, config)) == ADA.email
 
 
-@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-@pytest.mark.parametrize("content", [None, "", "no certificate"])
-def test_unusable_bundle_is_named(
+@pytest.mark.parametrize(
+    ("variable", "content"),
+    [("REQUESTS_CA_BUNDLE", None), ("REQUESTS_CA_BUNDLE", "no certificate"), ("CURL_CA_BUNDLE", None)],
+)
+def test_error_for_an_unusable_bundle_names_the_file(
     client: TokenClient,
     token_server: TokenServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -358,7 +358,7 @@ def test_unusable_bundle_is_named(
     variable: str,
     content: str | None,
 ) -> None:
-    """The error names the file and the variable that says so, whether the file is missing, empty or another one."""
+    """The error contains its path and the environment variable, if the file is missing or has no certificates."""
     bundle = tmp_path / "ca.pem"
     if content is not None:
         bundle.write_text(content)
@@ -373,10 +373,10 @@ def test_unusable_bundle_is_named(
     assert not caught.value.request_sent
 
 
-def test_unusable_default_bundle_is_named(
+def test_error_for_an_unusable_default_bundle_names_the_file(
     client: TokenClient, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a variable, the authorities are those of requests."""
+    """Without an environment variable, the authorities are those of requests."""
     for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr("requests.utils.DEFAULT_CA_BUNDLE_PATH", "/missing/cacert.pem")
@@ -385,12 +385,26 @@ def test_unusable_default_bundle_is_named(
 
 
 def test_aborted_client_opens_no_connection(client: TokenClient, token_server: TokenServer) -> None:
-    """A call that hangs before it connects, such as in a callable key, ends as soon as it tries to."""
+    """A call that was aborted before it connects, such as in a callable key, ends when it tries to connect."""
     client.abort()
     with pytest.raises(TransportError) as caught:
         client.create_token(ADA, config_of(token_server.url))
     assert not caught.value.request_sent
     assert token_server.calls == 0
+
+
+def abort_soon_after(condition: Callable[[], bool], client: TokenClient) -> threading.Thread:
+    """Start a thread that waits for the condition and a little longer, and aborts the client's call."""
+
+    def abort() -> None:
+        while not condition():
+            time.sleep(0.01)
+        time.sleep(0.1)
+        client.abort()
+
+    thread = threading.Thread(target=abort)
+    thread.start()
+    return thread
 
 
 @pytest.mark.parametrize(
@@ -399,33 +413,32 @@ def test_aborted_client_opens_no_connection(client: TokenClient, token_server: T
 def test_aborted_call_ends(
     client: TokenClient, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch, scenario: Any
 ) -> None:
-    """Whatever the server does, the thread that waits for it is released. The response is not blamed for it."""
-    monkeypatch.setattr(client_module, "READ_TIMEOUT", 30.0)
+    """The thread that waits for the response is released, whatever the server does."""
+    monkeypatch.setattr(client_module, "READ_TIMEOUT", GENEROUS_TIMEOUT)
     token_server.set_scenario(scenario, interval=0.01)
-    timer = threading.Timer(0.3, client.abort)
-    timer.start()
+    aborting = abort_soon_after(lambda: client.request_sent, client)
     with pytest.raises(TransportError) as caught:
         client.create_token(ADA, config_of(token_server.url))
-    assert timer.finished.is_set()
+    aborting.join()
     assert caught.value.request_sent
 
 
 def test_aborted_call_ends_during_the_tls_handshake(
     client: TokenClient, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also while a server that speaks no TLS is expected to."""
-    monkeypatch.setattr(client_module, "CONNECT_TIMEOUT", 30.0)
-    monkeypatch.setattr(client_module, "READ_TIMEOUT", 30.0)
+    """The server accepts the connection and never continues the handshake."""
+    monkeypatch.setattr(client_module, "CONNECT_TIMEOUT", GENEROUS_TIMEOUT)
+    monkeypatch.setattr(client_module, "READ_TIMEOUT", GENEROUS_TIMEOUT)
     token_server.set_scenario("hang")
-    timer = threading.Timer(0.3, client.abort)
-    timer.start()
-    with pytest.raises(TransportError):
+    aborting = abort_soon_after(lambda: token_server.connections == 1, client)
+    with pytest.raises(TransportError) as caught:
         client.create_token(ADA, config_of(token_server.https_url))
-    assert timer.finished.is_set()
+    aborting.join()
+    assert not caught.value.request_sent
 
 
 def test_cookies_are_not_kept(client: TokenClient, token_server: TokenServer) -> None:
-    """What a server sets for one visitor is not sent with the next one's call."""
+    """A cookie that a server sets for one visitor is not sent for the next one."""
     token_server.answer(200, {"token": "t"}, {"Set-Cookie": "who=ada; Path=/"})
     config = config_of(token_server.url)
     client.create_token(ADA, config)
@@ -433,17 +446,9 @@ def test_cookies_are_not_kept(client: TokenClient, token_server: TokenServer) ->
     assert ["Cookie" in request.headers for request in token_server.requests()] == [False, False]
 
 
-def test_reset_is_a_transport_error(client: TokenClient, token_server: TokenServer) -> None:
-    """A server that resets the connection is not asked a second time."""
-    token_server.set_scenario("reset")
-    with pytest.raises(TransportError):
-        client.create_token(ADA, config_of(token_server.url))
-    assert token_server.calls == 1
-
-
-@pytest.mark.parametrize("status", [101, 102, 103, 199])
+@pytest.mark.parametrize("status", [101, 103])
 def test_interim_response_is_a_transport_error(client: TokenClient, token_server: TokenServer, status: int) -> None:
-    """Only 100 is skipped. After any other interim status no response on the connection is used."""
+    """Only status 100 is skipped. After any other interim status no response on the connection is used."""
     token_server.set_scenario("stray", call=1, status=status)
     with pytest.raises(TransportError):
         client.create_token(ADA, config_of(token_server.url))
@@ -453,173 +458,113 @@ def test_interim_response_is_a_transport_error(client: TokenClient, token_server
 # Responses
 
 
-def test_a_token_is_taken_as_it_is(client: TokenClient, token_server: TokenServer) -> None:
-    """Opaque, up to 4096 characters that can stand in an address."""
+def test_token_is_returned_unchanged(client: TokenClient, token_server: TokenServer) -> None:
+    """It may have up to 4096 characters that are allowed in a URL. Other fields of the response are ignored."""
     token = "eyJ.-_~=/" + "a" * 4087
-    token_server.answer(201, {"token": token, "announced": "tomorrow"})
+    token_server.answer(201, {"token": token, "other": "field"})
     assert client.create_token(ADA, config_of(token_server.url)) == token
 
 
 @pytest.mark.parametrize(
-    ("encoding", "pack"),
+    ("encoding", "compress"),
     [
         ("gzip", gzip.compress),
         ("X-GZip", gzip.compress),
         ("deflate", zlib.compress),
-        ("identity", bytes),
         (" ", bytes),
     ],
 )
-def test_a_packed_answer_is_unpacked(
-    client: TokenClient, token_server: TokenServer, encoding: str, pack: Callable[[bytes], bytes]
+def test_compressed_response_is_decompressed(
+    client: TokenClient, token_server: TokenServer, encoding: str, compress: Callable[[bytes], bytes]
 ) -> None:
-    """The encodings that were asked for."""
-    token_server.answer(200, pack(b'{"token": "packed"}'), {"Content-Encoding": encoding})
-    assert client.create_token(ADA, config_of(token_server.url)) == "packed"
+    """The request accepts gzip and deflate."""
+    token_server.answer(200, compress(b'{"token": "t"}'), {"Content-Encoding": encoding})
+    assert client.create_token(ADA, config_of(token_server.url)) == "t"
 
 
-TOO_MUCH = f"with more than {MAX_BODY} bytes"
-CUT_GZIP = gzip.compress(b'{"token": "t"}', mtime=0)[:-8]
-BROKEN = "with a body that broke off or can't be unpacked"
-ODD_TOKEN = "with a token that can't stand in an address"
+GZIP = {"Content-Encoding": "gzip"}
 
 
 @pytest.mark.parametrize(
-    ("scenario", "options", "problem"),
+    ("scenario", "options"),
     [
-        ("html", {}, "without a token"),
-        ("empty", {}, "with an empty body"),
-        ("truncated", {}, BROKEN),
-        ("bomb", {}, TOO_MUCH),
-        ("endless_body", {}, TOO_MUCH),
-        ("answer", {"body": b" " * MAX_BODY + b'{"token": "t"}'}, TOO_MUCH),
-        ("answer", {"status": 204}, "with an empty body"),
-        ("answer", {"body": "not json"}, "without a token"),
-        ("answer", {"body": b'{"token": "\xff"}'}, "without a token"),
-        ("answer", {"body": "[" * 60_000}, "without a token"),
-        ("answer", {"body": "1" * 5000}, "without a token"),
-        ("answer", {"body": ["token"]}, "without a token"),
-        ("answer", {"body": {}}, "without a token"),
-        ("answer", {"body": {"token": None}}, "without a token"),
-        ("answer", {"body": {"token": 5}}, "without a token"),
-        ("answer", {"body": {"token": ["t"]}}, "without a token"),
-        ("answer", {"body": {"token": ""}}, ODD_TOKEN),
-        ("answer", {"body": {"token": "a" * 4097}}, ODD_TOKEN),
-        ("answer", {"body": {"token": "t\n"}}, ODD_TOKEN),
-        ("answer", {"body": {"token": "a&identificationEmail=eve"}}, ODD_TOKEN),
-        ("answer", {"body": {"token": "a+b"}}, ODD_TOKEN),
-        ("answer", {"body": {"token": "a#b"}}, ODD_TOKEN),
-        ("answer", {"body": {"token": "</script>"}}, ODD_TOKEN),
-        ("answer", {"body": {"token": "tökén"}}, ODD_TOKEN),
-        ("answer", {"body": b"no gzip", "headers": {"Content-Encoding": "gzip"}}, BROKEN),
-        (
-            "answer",
-            {"body": gzip.compress(b'{"token": "t"}', mtime=0)[:-8], "headers": {"Content-Encoding": "gzip"}},
-            BROKEN,
-        ),
-        ("answer", {"body": b'{"token": "t"}', "headers": {"Content-Encoding": "br"}}, BROKEN),
+        ("truncated", {}),
+        ("bomb", {}),
+        ("endless_body", {}),
+        ("answer", {"body": b" " * MAX_BODY + b'{"token": "t"}'}),
+        ("answer", {"status": 204}),
+        ("answer", {"body": "not json"}),
+        ("answer", {"body": b'{"token": "\xff"}'}),
+        ("answer", {"body": "[" * 60_000}),
+        ("answer", {"body": "1" * 5000}),
+        ("answer", {"body": ["token"]}),
+        ("answer", {"body": {}}),
+        ("answer", {"body": {"token": 5}}),
+        ("answer", {"body": {"token": ""}}),
+        ("answer", {"body": {"token": "a" * 4097}}),
+        ("answer", {"body": {"token": "t\n"}}),
+        ("answer", {"body": {"token": "a&identificationEmail=eve"}}),
+        ("answer", {"body": {"token": "a+b"}}),
+        ("answer", {"body": {"token": "tökén"}}),
+        ("answer", {"body": b"no gzip", "headers": GZIP}),
+        ("answer", {"body": gzip.compress(b'{"token": "t"}', mtime=0)[:-8], "headers": GZIP}),
+        ("answer", {"body": b'{"token": "t"}', "headers": {"Content-Encoding": "br"}}),
     ],
-    ids=lambda value: str(value)[:60] if not isinstance(value, dict) else str(value.get("body", ""))[:30],
+    ids=lambda value: value if isinstance(value, str) else str(value.get("body", ""))[:30],
 )
-def test_an_answer_that_is_no_token_is_unexpected(
-    client: TokenClient, token_server: TokenServer, scenario: Any, options: dict[str, Any], problem: str
+def test_response_without_a_usable_token_is_unexpected(
+    client: TokenClient, token_server: TokenServer, scenario: Any, options: dict[str, Any]
 ) -> None:
-    """The error says what kind of answer it was and quotes none of it."""
+    """A token is a text of characters that are allowed in a URL, in a complete JSON object of limited size."""
     token_server.set_scenario(scenario, **options)
     status = options.get("status", 200)
     with pytest.raises(UnexpectedResponseError) as caught:
         client.create_token(ADA, config_of(token_server.url))
-    assert str(caught.value) == f"HubSpot answered {status} {problem}."
     assert caught.value.status == status
+    assert str(status) in str(caught.value)
+    assert "eve" not in str(caught.value)
 
 
-def test_exactly_the_allowed_size_is_read(client: TokenClient, token_server: TokenServer) -> None:
-    """64 KiB are taken, packed or not."""
+def test_body_of_the_maximum_size_is_accepted(client: TokenClient, token_server: TokenServer) -> None:
+    """The limit applies to the decompressed body."""
     body = b'{"token": "t"}'.ljust(MAX_BODY)
-    for packed, headers in ((body, {}), (gzip.compress(body), {"Content-Encoding": "gzip"})):
-        token_server.answer(200, packed, headers)
+    for content, headers in ((body, {}), (gzip.compress(body), GZIP)):
+        token_server.answer(200, content, headers)
         assert client.create_token(ADA, config_of(token_server.url)) == "t"
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-@pytest.mark.parametrize("scheme", ["bearer", "hapikey"])
+@pytest.mark.parametrize(("status", "scheme"), [(301, "bearer"), (302, "hapikey"), (307, "bearer")])
 def test_redirects_are_refused(client: TokenClient, token_server: TokenServer, status: int, scheme: str) -> None:
-    """A credential does not travel, not even on the same host."""
+    """The credential is not sent to another URL, not even on the same host."""
     token_server.set_scenario("redirect", status=status)
     with pytest.raises(UnexpectedResponseError) as caught:
         client.create_token(ADA, config_of(token_server.url, AUTH_SCHEME=scheme))
-    assert str(caught.value) == f"HubSpot answered {status}, a redirect, which is not followed."
+    assert caught.value.status == status
     assert token_server.calls == 1
 
 
-def test_the_body_of_a_redirect_is_bounded_too(client: TokenClient, token_server: TokenServer) -> None:
-    """A session that is told not to follow redirects would read their bodies to the end; this one ends never."""
+def test_body_of_a_redirect_is_limited(client: TokenClient, token_server: TokenServer) -> None:
+    """By default, requests reads the body of a redirect to its end, which never comes here."""
     token_server.answer(302, b" " * (MAX_BODY + 1), {"Location": "/elsewhere", "Content-Length": "1000000000"})
-    with pytest.raises(UnexpectedResponseError, match=r"^HubSpot answered 302, a redirect, which is not followed\.$"):
+    with pytest.raises(UnexpectedResponseError) as caught:
         client.create_token(ADA, config_of(token_server.url))
+    assert caught.value.status == 302
 
 
-@pytest.mark.parametrize("status", [304, 305, 600, 999])
-def test_statuses_without_a_meaning_are_unexpected(client: TokenClient, token_server: TokenServer, status: int) -> None:
-    """Whatever stands in the status line, there is an error of ours for it."""
+@pytest.mark.parametrize("status", [304, 600])
+def test_status_without_a_meaning_is_unexpected(client: TokenClient, token_server: TokenServer, status: int) -> None:
+    """The exception has the status, whatever it is."""
     token_server.answer(status)
     with pytest.raises(UnexpectedResponseError) as caught:
         client.create_token(ADA, config_of(token_server.url))
     assert caught.value.status == status
 
 
-# No answer
+# No response
 
 
 @pytest.mark.parametrize(
-    ("scenario", "text"),
-    [
-        ("refused", "HubSpot could not be reached."),
-        ("unconnectable", "HubSpot could not be reached within 0.1 s."),
-        ("hang", "HubSpot did not answer within 0.1 s."),
-        ("drip_headers", "HubSpot did not answer within 0.1 s."),
-        ("hang_after_headers", "HubSpot did not answer within 0.1 s."),
-    ],
-)
-def test_no_answer_is_a_transport_error(
-    client: TokenClient, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch, scenario: Any, text: str
-) -> None:
-    """In words of ours, without the library's exception behind it; and a later call is not the worse for it."""
-    monkeypatch.setattr(client_module, "CONNECT_TIMEOUT", 0.1)
-    monkeypatch.setattr(client_module, "READ_TIMEOUT", 0.1)
-    token_server.set_scenario(scenario)
-    config = config_of(token_server.url)
-    with pytest.raises(TransportError) as caught:
-        client.create_token(ADA, config)
-    assert str(caught.value) == text
-    assert caught.value.__cause__ is None
-    assert caught.value.__context__ is None
-    token_server.set_scenario("healthy")
-    monkeypatch.undo()
-    assert email_of(client.create_token(ADA, config)) == ADA.email
-
-
-def test_an_unknown_host_is_a_transport_error(client: TokenClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Name resolution fails as anything else on the way does."""
-
-    def unknown(*args: object, **kwargs: object) -> None:
-        raise OSError("unknown host")
-
-    monkeypatch.setattr("socket.getaddrinfo", unknown)
-    with pytest.raises(TransportError, match=r"^HubSpot could not be reached\.$"):
-        client.create_token(ADA, config_of("https://api.hubapi.com"))
-
-
-def test_malformed_proxy_is_a_transport_error(client: TokenClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The text names only the type of the exception, because its own text may contain the proxy's password."""
-    monkeypatch.setenv("HTTPS_PROXY", "http://:8080")
-    with pytest.raises(TransportError, match="InvalidProxyURL") as caught:
-        client.create_token(ADA, config_of("https://api.hubapi.com"))
-    assert not caught.value.request_sent
-
-
-@pytest.mark.parametrize(
-    ("scenario", "is_sent"),
+    ("scenario", "request_sent"),
     [
         ("refused", False),
         ("unconnectable", False),
@@ -630,40 +575,64 @@ def test_malformed_proxy_is_a_transport_error(client: TokenClient, monkeypatch: 
         ("stray", True),
     ],
 )
-def test_error_says_whether_the_request_was_sent(
-    client: TokenClient, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch, scenario: Any, is_sent: bool
+def test_missing_response_is_a_transport_error(
+    client: TokenClient, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch, scenario: Any, request_sent: bool
 ) -> None:
-    """What fails before cannot be caused by a visitor's data."""
-    monkeypatch.setattr(client_module, "CONNECT_TIMEOUT", 0.1)
-    monkeypatch.setattr(client_module, "READ_TIMEOUT", 0.1)
-    token_server.set_scenario(scenario, call=1, status=103)
-    with pytest.raises(TransportError) as caught:
-        client.create_token(ADA, config_of(token_server.url))
-    assert caught.value.request_sent is is_sent
+    """No exception of a library is chained. The call is not repeated, and a later call with the client succeeds.
+
+    A failure before the request cannot be caused by a visitor's data.
+    """
+    with monkeypatch.context() as patch:
+        patch.setattr(client_module, "CONNECT_TIMEOUT", 0.1)
+        patch.setattr(client_module, "READ_TIMEOUT", 0.1)
+        token_server.set_scenario(scenario, call=1, status=103)
+        config = config_of(token_server.url)
+        with pytest.raises(TransportError) as caught:
+            client.create_token(ADA, config)
+    assert caught.value.request_sent is request_sent
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+    assert token_server.calls == request_sent
+    token_server.set_scenario("healthy")
+    assert email_of(client.create_token(ADA, config)) == ADA.email
 
 
-def test_request_is_not_sent_to_a_server_that_is_not_trusted(client: TokenClient, tls_server: TokenServer) -> None:
-    """The certificate is verified before."""
-    with pytest.raises(TransportError) as caught:
-        client.create_token(ADA, config_of(tls_server.https_url))
-    assert not caught.value.request_sent
+def test_unknown_host_is_a_transport_error(client: TokenClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name resolution fails before the request."""
 
+    def unknown(*args: object, **kwargs: object) -> None:
+        raise OSError("unknown host")
 
-@pytest.mark.parametrize("scheme", ["http", "https"])
-def test_request_is_not_sent_if_a_proxy_refuses_the_tunnel(
-    client: TokenClient, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch, scheme: str
-) -> None:
-    """Nor if the proxy does not complete a TLS handshake. What the proxy was sent contains nothing of the visitor."""
-    monkeypatch.setattr(client_module, "CONNECT_TIMEOUT", 1.0 if scheme == "https" else 30.0)
-    monkeypatch.setenv("HTTPS_PROXY", f"{scheme}://127.0.0.1:{token_server.port}")
-    token_server.answer(502) if scheme == "http" else token_server.set_scenario("hang")
+    monkeypatch.setattr("socket.getaddrinfo", unknown)
     with pytest.raises(TransportError) as caught:
         client.create_token(ADA, config_of("https://api.hubapi.com"))
     assert not caught.value.request_sent
 
 
-def test_second_request_of_a_call_counts_for_itself(client: TokenClient, token_server: TokenServer) -> None:
-    """After a rejected key, the connection for the other key may fail before its request."""
+def test_malformed_proxy_is_a_transport_error(client: TokenClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text names only the type of the exception, because its own text may contain the proxy's password."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://:8080")
+    with pytest.raises(TransportError, match="InvalidProxyURL") as caught:
+        client.create_token(ADA, config_of("https://api.hubapi.com"))
+    assert not caught.value.request_sent
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_proxy_without_a_tunnel_gets_no_request(
+    client: TokenClient, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """The proxy refuses the tunnel, or does not complete its own TLS handshake."""
+    monkeypatch.setattr(client_module, "CONNECT_TIMEOUT", 0.2 if scheme == "https" else GENEROUS_TIMEOUT)
+    monkeypatch.setenv("HTTPS_PROXY", f"{scheme}://127.0.0.1:{token_server.port}")
+    token_server.answer(502) if scheme == "http" else token_server.set_scenario("hang")
+    with pytest.raises(TransportError) as caught:
+        client.create_token(ADA, config_of("https://api.hubapi.com"))
+    assert not caught.value.request_sent
+    assert ADA.email not in str(token_server.requests())
+
+
+def test_request_with_a_replaced_key_may_fail_before_it_is_sent(client: TokenClient, token_server: TokenServer) -> None:
+    """After a rejected key, the attribute ``request_sent`` is about the second request."""
 
     def next_key() -> str:
         key = next(keys)

@@ -1,4 +1,4 @@
-"""HubSpot's refusals: each status an error named by what the caller would do, however odd the body."""
+"""The exceptions for HubSpot's error responses: their classes and attributes, and what they must not contain."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import math
 import pickle
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -36,76 +37,74 @@ CONFIG = build_config({"API_KEY": KEY, "EMAIL_VERIFIED": True})
 URL = "https://api.hubapi.com/conversations/v3/visitor-identification/tokens/create"
 ID = "0d1e2f3a-aaaa-bbbb-cccc-000000000001"
 
-NOT_ACCEPTED = "it does not accept the visitor's data"
-LOOK = "look at BASE_URL and TOKEN_PATH"
-SCOPE = "conversations.visitor_identification.tokens.create"
-MEANINGS: dict[int, tuple[type[APIError], str]] = {
-    400: (InvalidRequestError, NOT_ACCEPTED),
-    401: (AuthenticationError, "the key in HUBSPOT_IDENTIFY['API_KEY'] is wrong, expired or was deactivated"),
-    402: (InvalidRequestError, "it refused"),
-    403: (
-        PermissionDeniedError,
-        f"the key lacks the scope {SCOPE}, or the account is below Professional",
-    ),
-    404: (InvalidRequestError, f"there is no such path: {LOOK}"),
-    405: (InvalidRequestError, f"this path takes no POST: {LOOK}"),
-    410: (InvalidRequestError, "this version of the API is no more: look at TOKEN_PATH"),
-    415: (InvalidRequestError, f"it does not accept JSON here: {LOOK}"),
-    422: (InvalidRequestError, NOT_ACCEPTED),
-    423: (UnavailableError, "the account is locked for a moment"),
-    429: (RateLimitError, "too many calls"),
-    477: (UnavailableError, "the account is being moved between data centres"),
-    488: (
-        InvalidRequestError,
-        "the account is in another data centre: create a new key, or set BASE_URL to that data centre's host",
-    ),
-    **dict.fromkeys((500, 502, 503, 504, 520, 521, 522, 523, 524, 525), (UnavailableError, "it is in trouble")),
-}
+
+def response_error(status: int, body: object = b"", **headers: str) -> HubSpotIdentifyError:
+    """Return the exception that the client raises for a response."""
+    raw = body if isinstance(body, (bytes, str)) else json.dumps(body)
+    with responses.RequestsMock(assert_all_requests_are_fired=True) as mock:
+        mock.post(URL, raw, status=status, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        with pytest.raises(HubSpotIdentifyError) as caught:
+            TokenClient().create_token(ADA, CONFIG)
+    return caught.value
 
 
-def refusal(status: int, body: object = b"", **headers: str) -> APIError:
-    """The error that the client raises for a response of HubSpot's."""
+def api_error(status: int, body: object = b"", **headers: str) -> APIError:
+    """Return the exception that the client raises for an error response of HubSpot's."""
     error = response_error(status, body, **headers)
     assert isinstance(error, APIError)
     return error
 
 
-def response_error(status: int, body: object = b"", **headers: str) -> HubSpotIdentifyError:
-    """The error that the client raises for any response."""
-    raw = body if isinstance(body, (bytes, str)) else json.dumps(body)
-    with responses.RequestsMock(assert_all_requests_are_fired=True) as mock:
-        mock.post(URL, raw, status=status, headers={name.replace("_", "-"): value for name, value in headers.items()})
-        client = TokenClient()
-        with pytest.raises(HubSpotIdentifyError) as caught:
-            client.create_token(ADA, CONFIG)
-    return caught.value
+def error_without(secrets: Sequence[str], body: object) -> APIError:
+    """Return the exception for a response 400, with the secrets removed."""
+    error = error_of(400, {}, json.dumps(body).encode(), secrets=secrets)
+    assert isinstance(error, APIError)
+    return error
 
 
-@pytest.mark.parametrize("status", MEANINGS)
-def test_each_status_is_its_error(status: int) -> None:
-    """With everything HubSpot documents in the body: the class, every attribute, and the text in full."""
-    error = refusal(
+@pytest.mark.parametrize(
+    ("status", "error_class", "in_text"),
+    [
+        (400, InvalidRequestError, []),
+        (401, AuthenticationError, ["HUBSPOT_IDENTIFY['API_KEY']"]),
+        (403, PermissionDeniedError, ["conversations.visitor_identification.tokens.create"]),
+        (404, InvalidRequestError, ["BASE_URL", "TOKEN_PATH"]),
+        (410, InvalidRequestError, ["TOKEN_PATH"]),
+        (423, UnavailableError, []),
+        (429, RateLimitError, []),
+        (477, UnavailableError, []),
+        (488, InvalidRequestError, ["BASE_URL"]),
+        (499, InvalidRequestError, []),
+        (500, UnavailableError, []),
+        (599, UnavailableError, []),
+    ],
+)
+def test_status_decides_the_class_of_the_exception(
+    status: int, error_class: type[APIError], in_text: list[str]
+) -> None:
+    """The exception has all that HubSpot documents as attributes. Its text names the settings to check."""
+    error = api_error(
         status,
         {
             "status": "error",
             "category": "SOME_CATEGORY",
             "subCategory": "some.subcategory",
             "correlationId": ID,
-            "message": "That did not work.",
+            "message": "Something went wrong.",
             "context": {"missingScopes": ["scope-a", "scope-b"]},
             "links": {"scopes": "https://developers.hubspot.com/scopes"},
             "errors": [{"message": "x", "code": "y", "in": "z", "context": {}}],
         },
         Retry_After="7",
     )
-    kind, meaning = MEANINGS[status]
-    assert type(error) is kind
-    assert str(error) == f"HubSpot answered {status}: {meaning} (category SOME_CATEGORY, correlation id {ID})"
+    assert type(error) is error_class
+    assert [text for text in (str(status), "SOME_CATEGORY", ID, *in_text) if text not in str(error)] == []
+    assert "Something went wrong." not in str(error)
     assert error.args == (str(error),)
     assert vars(error) == {
         "status": status,
         "category": "SOME_CATEGORY",
-        "hubspot_message": "That did not work.",
+        "hubspot_message": "Something went wrong.",
         "correlation_id": ID,
         "context": {"missingScopes": ["scope-a", "scope-b"]},
         "links": {"scopes": "https://developers.hubspot.com/scopes"},
@@ -115,33 +114,33 @@ def test_each_status_is_its_error(status: int) -> None:
     }
 
 
-@pytest.mark.parametrize("status", [status for status in MEANINGS if status not in (401, 403)])
+WRONG_TYPES = {
+    "category": 5,
+    "message": ["x"],
+    "correlationId": {},
+    "context": [],
+    "links": "https://x",
+    "policyName": None,
+}
+
+
 @pytest.mark.parametrize(
-    "body",
+    ("status", "body"),
     [
-        b"",
-        "<html><h1>Bad gateway</h1>",
-        b"\xff\xfe\x00",
-        [],
-        {},
-        None,
-        {
-            "category": 5,
-            "message": ["x"],
-            "correlationId": {},
-            "context": [],
-            "links": "https://x",
-            "policyName": None,
-        },
-        {"context": {"a": "text"}, "links": {"b": 5}},
+        (400, b""),
+        (400, b"\xff\xfe\x00"),
+        (400, []),
+        (400, WRONG_TYPES),
+        (400, {"context": {"a": "text"}, "links": {"b": 5}}),
+        (502, "<html><h1>Bad gateway</h1>"),
     ],
+    ids=["empty", "no text", "list", "wrong types", "wrong types inside", "HTML"],
 )
-def test_every_field_is_optional(status: int, body: object) -> None:
-    """HTML, nothing, other JSON and fields of other types: the same class, and attributes that say nothing."""
-    error = refusal(status, body)
-    kind, meaning = MEANINGS[status]
-    assert type(error) is kind
-    assert str(error) == f"HubSpot answered {status}: {meaning}"
+def test_every_field_of_an_error_response_is_optional(status: int, body: object) -> None:
+    """A response without usable fields raises the class for its status, and the attributes are empty."""
+    error = api_error(status, body)
+    assert type(error) is (InvalidRequestError if status == 400 else UnavailableError)
+    assert str(status) in str(error)
     assert vars(error) == {
         "status": status,
         "category": "",
@@ -155,23 +154,27 @@ def test_every_field_is_optional(status: int, body: object) -> None:
     }
 
 
-@pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.parametrize(
-    "body", [b"", "<h1>Forbidden</h1>", {}, {"message": "Forbidden"}, {"category": 5, "correlationId": "two words"}]
+    ("status", "body"),
+    [
+        (401, b""),
+        (403, "<h1>Forbidden</h1>"),
+        (403, {"message": "Forbidden"}),
+        (401, {"category": 5, "correlationId": "two words"}),
+    ],
 )
 def test_401_or_403_of_an_intermediary_is_unexpected(status: int, body: object) -> None:
-    """A firewall that blocks one visitor's name says nothing about the key."""
+    """A firewall that blocks one visitor's name is no evidence that the key is wrong."""
     error = response_error(status, body)
     assert type(error) is UnexpectedResponseError
     assert error.status == status
-    assert "key" not in str(error)
+    assert "API_KEY" not in str(error)
 
 
-@pytest.mark.parametrize("status", [401, 403])
-def test_401_or_403_with_the_header_of_hubspot_is_hubspots(status: int) -> None:
-    """Its correlation id may be in the header alone."""
-    error = refusal(status, b"", X_HubSpot_Correlation_Id=ID)
-    assert (type(error), error.correlation_id) == (MEANINGS[status][0], ID)
+def test_correlation_id_header_shows_that_a_response_is_from_hubspot() -> None:
+    """The correlation ID may be in the header only."""
+    error = api_error(403, b"", X_HubSpot_Correlation_Id=ID)
+    assert (type(error), error.correlation_id) == (PermissionDeniedError, ID)
 
 
 @pytest.mark.parametrize(
@@ -187,21 +190,21 @@ def test_401_or_403_with_the_header_of_hubspot_is_hubspots(status: int) -> None:
         (404, {"category": "MISSING_SCOPES"}, False),
     ],
 )
-def test_key_is_rejected_only_where_hubspot_says_so(status: int, body: object, key_rejected: bool) -> None:
-    """The status alone is no evidence: a category of HubSpot's, or its name of the right data centre, is."""
-    assert refusal(status, body).key_rejected is key_rejected
+def test_key_is_rejected_only_if_hubspot_says_so(status: int, body: object, key_rejected: bool) -> None:
+    """The status is not enough: the response must have one of HubSpot's categories, or name the right data centre."""
+    assert api_error(status, body).key_rejected is key_rejected
 
 
-def test_one_of_category_and_correlation_id_is_enough() -> None:
-    """The text holds what there is."""
-    assert str(refusal(400, {"category": "A"})).endswith("(category A)")
-    assert str(refusal(400, {"correlationId": ID})).endswith(f"(correlation id {ID})")
+def test_text_contains_the_category_or_the_correlation_id_alone() -> None:
+    """Each of them is optional."""
+    assert "SOME_CATEGORY" in str(api_error(400, {"category": "SOME_CATEGORY"}))
+    assert ID in str(api_error(400, {"correlationId": ID}))
 
 
-def test_the_rate_limits_own_body_is_understood() -> None:
-    """429 says errorType and policyName in place of a category, and the window where there is no Retry-After."""
+def test_rate_limit_response_has_its_own_fields() -> None:
+    """A 429 has ``errorType`` and ``policyName``, and an interval in a header if there is no ``Retry-After``."""
     body = {"status": "error", "errorType": "RATE_LIMIT", "policyName": "TEN_SECONDLY_ROLLING", "correlationId": ID}
-    error = refusal(429, body, X_HubSpot_RateLimit_Interval_Milliseconds="10000")
+    error = api_error(429, body, X_HubSpot_RateLimit_Interval_Milliseconds="10000")
     assert (error.category, error.policy, error.retry_after) == ("RATE_LIMIT", "TEN_SECONDLY_ROLLING", 10.0)
 
 
@@ -210,21 +213,20 @@ def test_the_rate_limits_own_body_is_understood() -> None:
     [
         (429, {"Retry_After": "3", "X_HubSpot_RateLimit_Interval_Milliseconds": "10000"}, 3.0),
         (429, {"X_HubSpot_RateLimit_Interval_Milliseconds": "soon"}, None),
-        (429, {"X_HubSpot_RateLimit_Interval_Milliseconds": "-1"}, None),
         (503, {"X_HubSpot_RateLimit_Interval_Milliseconds": "10000"}, None),
-        (477, {"Retry_After": "86400"}, 86400.0),
-        (423, {"Retry_After": "soon"}, None),
     ],
 )
-def test_the_time_to_wait(status: int, headers: dict[str, str], seconds: float | None) -> None:
-    """Retry-After goes first; the window counts for 429 only; nonsense is nothing."""
-    assert refusal(status, **headers).retry_after == seconds
+def test_rate_limit_interval_is_the_time_to_wait_if_retry_after_is_missing(
+    status: int, headers: dict[str, str], seconds: float | None
+) -> None:
+    """The interval counts for a 429 only, and an invalid one is ignored."""
+    assert api_error(status, **headers).retry_after == seconds
 
 
-def test_the_time_to_wait_until_a_date() -> None:
-    """As far as it is from now."""
+def test_retry_after_date_is_converted_to_seconds_from_now() -> None:
+    """HubSpot may send a date instead of seconds."""
     in_a_minute = email.utils.formatdate(time.time() + 60, usegmt=True)
-    seconds = refusal(503, Retry_After=in_a_minute).retry_after
+    seconds = api_error(503, Retry_After=in_a_minute).retry_after
     assert seconds is not None
     assert 30 < seconds <= 60
 
@@ -236,23 +238,18 @@ NOW = 1_445_412_480.0  # Wed, 21 Oct 2015 07:28:00 GMT
     ("value", "seconds"),
     [
         (None, None),
-        ("", None),
-        ("0", 0.0),
         (" 12 ", 12.0),
         ("Wed, 21 Oct 2015 07:28:30 GMT", 30.0),
         ("Wed, 21 Oct 2015 07:28:30 -0000", 30.0),
         ("Wed, 21 Oct 2015 07:27:00 GMT", 0.0),
         ("1.5", None),
-        ("-1", None),
-        ("1e3", None),
-        ("1, 2", None),
         ("١٢", None),
         ("9" * 10, None),
         ("Wed, 99 Oct 2015 07:28:30 GMT", None),
     ],
 )
 def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | None) -> None:
-    """As RFC 9110 has it, never negative, and nothing else."""
+    """A header that is neither, according to RFC 9110, is ignored. The result is never negative."""
     assert parse_retry_after(value, now=NOW) == seconds
 
 
@@ -262,8 +259,8 @@ DATES = st.datetimes(timezones=st.just(datetime.UTC))
 @given(st.text() | DATES.map(email.utils.format_datetime) | DATES.map(str) | st.integers().map(str))
 @example("Mon, 01 Jan 0001 00:00:00 +2359")
 @example("Fri, 31 Dec 9999 23:59:59 -2359")
-def test_no_retry_after_breaks_anything(value: str) -> None:
-    """Any header is a finite number of seconds from now on, or nothing."""
+def test_any_retry_after_is_a_finite_number_of_seconds_or_ignored(value: str) -> None:
+    """No value of the header raises an exception."""
     seconds = parse_retry_after(value, now=NOW)
     assert seconds is None or (math.isfinite(seconds) and seconds >= 0)
 
@@ -276,6 +273,7 @@ JSON = st.recursive(
 FIELDS = ("category", "errorType", "message", "correlationId", "context", "links", "policyName", "errors")
 
 
+@pytest.mark.slow
 @given(
     status=st.integers(400, 599),
     headers=st.dictionaries(st.sampled_from(["Retry-After", "X-HubSpot-RateLimit-Interval-Milliseconds"]), st.text()),
@@ -285,8 +283,9 @@ FIELDS = ("category", "errorType", "message", "correlationId", "context", "links
 )
 @example(status=401, headers={}, body=b"")
 @example(status=500, headers={}, body=b"")
-def test_no_answer_breaks_anything(status: int, headers: dict[str, str], body: bytes) -> None:
-    """Any body is an error whose text is one printable line and whose attributes are short and of their types."""
+@example(status=400, headers={}, body=b'{"category": "A", "message": "text"}')
+def test_any_error_response_is_an_exception_with_short_texts(status: int, headers: dict[str, str], body: bytes) -> None:
+    """The text of the exception is one printable line, and the attributes are short and of their types."""
     error = error_of(status, headers, body)
     assert str(error).isprintable()
     assert len(str(error)) < 500
@@ -300,42 +299,39 @@ def test_no_answer_breaks_anything(status: int, headers: dict[str, str], body: b
 
 
 @pytest.mark.parametrize(
-    ("message", "kept"),
+    ("message", "expected"),
     [
         ("x" * 501, "x" * 500 + "…"),
-        ("x" * 500, "x" * 500),
         ("one\r\ntwo\x1b[31m\u202e\u2028three", "one  two [31m  three"),
         ("No contact Ada@Example.COM here", "No contact *** here"),
-        ("No contact ada%40example.com here", "No contact *** here"),
         ("No contact ada%2540example.com here", "No contact *** here"),
         ("See https://x.example/?email=ada%40example.com&a=b now", "See https://x.example/?email=***&a=b now"),
         ("See https://x.example/?email=eve%40example.com&a=b now", "See *** now"),
         ("No contact ada@bücher.example here", "No contact *** here"),
         (f"Key {KEY.upper()} is wrong", "Key *** is wrong"),
-        (f"Key {KEY}.", "Key ***."),
     ],
 )
-def test_what_hubspot_says_is_one_line_without_secrets(message: str, kept: str) -> None:
-    """The message is cut, made printable, and says neither address nor key, however spelled."""
-    assert refusal(400, {"message": message}).hubspot_message == kept
+def test_message_of_hubspot_is_one_line_without_secrets(message: str, expected: str) -> None:
+    """It is cut, made printable, and contains neither an e-mail address nor the key, in any case or encoding."""
+    assert api_error(400, {"message": message}).hubspot_message == expected
 
 
-def test_a_key_is_hidden_in_its_encoded_form_too() -> None:
-    """A proxy that quotes the address of a request in hapikey mode quotes the key encoded."""
-    error = error_of(400, {}, b'{"message": "GET /?hapikey=a%2Fb+c&x a/b c a%2fb%20c"}', secrets=("a/b c",))
+def test_encoded_key_is_removed_from_the_message() -> None:
+    """A proxy that quotes the URL of a request in ``hapikey`` mode quotes the encoded key."""
+    error = error_without(["a/b c"], {"message": "GET /?hapikey=a%2Fb+c&x a/b c a%2fb%20c"})
     assert error.hubspot_message == "GET /?hapikey=***&x *** ***"
 
 
-def test_error_reporters_find_no_text_of_hubspot() -> None:
+def test_error_reporters_do_not_find_the_message_of_hubspot() -> None:
     """Sentry and others use an attribute ``message`` as the text of an exception."""
-    error = refusal(400, {"message": "a text of HubSpot"})
+    error = api_error(400, {"message": "a text of HubSpot"})
     assert error.hubspot_message == "a text of HubSpot"
     assert not hasattr(error, "message")
     assert "a text of HubSpot" not in f"{error} {error.args}"
 
 
 @pytest.mark.parametrize(
-    ("message", "kept"),
+    ("message", "expected"),
     [
         ("ADA or ada or Ada%20Lovelace", "*** or *** or ***%20***"),
         ("{\\nAda\\n}", "{\\n***\\n}"),
@@ -345,65 +341,59 @@ def test_error_reporters_find_no_text_of_hubspot() -> None:
         ("plan=Gold+%2B or gold + or gold", "plan=*** or *** or gold"),
     ],
 )
-def test_hubspots_texts_name_no_visitor(message: str, kept: str) -> None:
-    """Names and context values are replaced in any case and encoding; very short ones only as whole words."""
+def test_names_and_context_values_are_removed_from_hubspots_texts(message: str, expected: str) -> None:
+    """They are replaced in any case and encoding; very short ones only as whole words."""
     visitors = [
         Visitor("ada@example.com", "Ada", "Lovelace"),
         Visitor("ada@example.com", "Zoë", "O'Brien"),
-        Visitor("ada@example.com", "An", "Li", {"plan": "gold +", "note": ""}),
+        Visitor("ada@example.com", "An", "Li", (("plan", "gold +"), ("note", ""))),
     ]
     secrets = [text for visitor in visitors for text in personal_data(visitor)]
     body = {"message": message, "context": {message: [message]}, "links": {message: f"https://x.example/ {message}"}}
-    error = error_of(400, {}, json.dumps(body).encode(), secrets=secrets)
-    assert isinstance(error, APIError)
-    assert error.hubspot_message == kept
-    assert error.context == {kept: [kept]}
-    assert error.links == {kept: f"https://x.example/ {kept}"}
+    error = error_without(secrets, body)
+    assert error.hubspot_message == expected
+    assert error.context == {expected: [expected]}
+    assert error.links == {expected: f"https://x.example/ {expected}"}
 
 
-def test_little_is_kept_of_a_long_response() -> None:
-    """A server that sends thousands of texts does not keep a thread busy with replacing names in them."""
+def test_number_of_texts_kept_of_a_response_is_limited() -> None:
+    """A response with thousands of texts does not occupy a thread with replacing names in them."""
     many = {f"name{number}": [f"text{number}"] for number in range(10 * MAX_TEXTS)}
     links = {name: f"https://{text}.example/" for name, (text,) in many.items()}
-    error = error_of(400, {}, json.dumps({"context": many, "links": links}).encode(), secrets=["key"])
-    assert isinstance(error, APIError)
+    error = error_without(["key"], {"context": many, "links": links})
     assert (len(error.context), len(error.links)) == (MAX_TEXTS, MAX_TEXTS)
 
 
-def test_nothing_is_kept_for_a_visitor_with_too_much_to_replace() -> None:
-    """A name of hundreds of words does not keep a thread busy either."""
+def test_no_text_is_kept_if_the_visitor_has_too_many_secrets() -> None:
+    """A name of hundreds of words does not occupy a thread either."""
     secrets = [f"secret{number}" for number in range(MAX_SECRETS + 1)]
-    error = error_of(400, {}, json.dumps({"category": "A", "message": "secret7"}).encode(), secrets=secrets)
-    assert isinstance(error, APIError)
+    error = error_without(secrets, {"category": "A", "message": "secret7"})
     assert (error.category, error.hubspot_message) == ("", "***")
 
 
-@pytest.mark.parametrize("field", ["category", "correlationId", "policyName"])
 @pytest.mark.parametrize(("value", "kept"), [("VALIDATION_ERROR", True), ("ALI_x", False), ("id:lovelaces", False)])
-def test_identifiers_survive_names_that_are_a_part_of_them(field: str, value: str, kept: bool) -> None:
-    """``VALIDATION_ERROR`` contains the name of every Ali. A name that is a whole word is not logged."""
-    body = json.dumps({field: value}).encode()
-    error = error_of(400, {}, body, secrets=personal_data(Visitor("ada@example.com", "Ali", "Lovelace")))
-    assert isinstance(error, APIError)
-    assert f"{error.category}{error.correlation_id}{error.policy}" == (value if kept else "")
-    assert (value in str(error)) == (kept and field != "policyName")
+def test_identifier_is_kept_unless_a_name_is_a_whole_word_of_it(value: str, kept: bool) -> None:
+    """``VALIDATION_ERROR`` contains the name "Ali", but not as a word."""
+    secrets = personal_data(Visitor("ada@example.com", "Ali", "Lovelace"))
+    error = error_without(secrets, {"category": value, "correlationId": value, "policyName": value})
+    assert (error.category, error.correlation_id, error.policy) == ((value,) * 3 if kept else ("",) * 3)
+    assert (value in str(error)) is kept
 
 
-@pytest.mark.parametrize("field", ["category", "errorType", "correlationId", "policyName"])
 @pytest.mark.parametrize(
-    "value",
-    [KEY, KEY.upper(), f"x-{KEY}", "A\nERROR forged", "A B", "ada@example.com", "\x1b[31mA", "A" * 101, "Ä", ""],
+    "value", [KEY, KEY.upper(), f"x-{KEY}", "A\nERROR forged", "ada@example.com", "\x1b[31mA", "A" * 101, "Ä"]
 )
-def test_words_that_reach_the_log_are_words(field: str, value: str) -> None:
-    """What can't be an identifier, or is the key, is not taken for one."""
-    error = refusal(400, {field: value})
+def test_value_that_is_not_an_identifier_is_dropped(value: str) -> None:
+    """The texts that reach the log contain neither secrets nor control characters."""
+    error = api_error(400, {"category": value, "errorType": value, "correlationId": value, "policyName": value})
     assert (error.category, error.correlation_id, error.policy) == ("", "", "")
-    assert str(error) == f"HubSpot answered 400: {NOT_ACCEPTED}"
+    assert value not in str(error)
+    assert str(error).isprintable()
 
 
-def test_context_and_links_are_cleaned_as_the_message_is() -> None:
-    """Names and values both; links lead to https only."""
-    error = refusal(
+def test_secrets_are_removed_from_context_and_links() -> None:
+    """This applies to names and values. Only links to https are kept."""
+    error = api_error(
         403,
         {
             "correlationId": ID,
@@ -420,15 +410,8 @@ def test_context_and_links_are_cleaned_as_the_message_is() -> None:
     assert error.links == {"help ": "https://help.example/", "mail": "https://x.example/?***"}
 
 
-def test_errors_survive_another_process() -> None:
+def test_exceptions_can_be_pickled() -> None:
     """Task queues pickle exceptions."""
-    error = refusal(429, {"errorType": "RATE_LIMIT", "policyName": "DAILY", "message": "m"}, Retry_After="5")
+    error = api_error(429, {"errorType": "RATE_LIMIT", "policyName": "DAILY", "message": "m"}, Retry_After="5")
     copy: Any = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
-
-
-@pytest.mark.parametrize("kind", [*{kind for kind, _ in MEANINGS.values()}])
-def test_all_refusals_are_of_one_tree(kind: type[Exception]) -> None:
-    """One except clause catches HubSpot's trouble, another its refusals."""
-    assert issubclass(kind, APIError)
-    assert issubclass(kind, HubSpotIdentifyError)

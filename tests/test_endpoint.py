@@ -1,12 +1,11 @@
-"""The endpoint that the browser asks who the visitor is: what it says, to whom, and beside whose middleware."""
+"""The identity endpoint: what it responds, to which requests, and together with other middleware."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import logging
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -23,25 +22,28 @@ from hubspot_identify.testing import FakeHubSpot, fake_hubspot
 pytestmark = pytest.mark.django_db
 
 URL = "/hubspot/identity/"
-OURS = {"X-HubSpot-Identify": "1"}
-NOBODY = {"subject": None, "identity": None}
+SCRIPT_HEADERS = {"X-HubSpot-Identify": "1"}
+ANONYMOUS = {"subject": None, "identity": None}
 ACCOUNTS = {"ACCOUNTS": {"eu": {"PORTAL_ID": "9"}}}
 
-Ask = Callable[..., HttpResponse]
+Fetch = Callable[..., Any]
 
 
-@pytest.fixture(params=["wsgi", "asgi"])
-def ask(request: pytest.FixtureRequest, client: Client) -> Ask:
-    """Send a request with the cookies of ``client``, to Django's WSGI and to its ASGI handler."""
+@pytest.fixture
+def fetch(request: pytest.FixtureRequest, client: Client) -> Fetch:
+    """Send a request with the cookies of ``client``: to the WSGI handler, or to the ASGI handler if parametrised so."""
 
-    def send(url: str = URL, method: str = "get", headers: dict[str, str] = OURS, **arguments: Any) -> HttpResponse:
-        if request.param == "wsgi":
+    def send(url: str = URL, method: str = "get", headers: dict[str, str] = SCRIPT_HEADERS, **arguments: Any) -> Any:
+        if getattr(request, "param", "wsgi") == "wsgi":
             return getattr(client, method)(url, headers=headers, **arguments)
         async_client = AsyncClient()
         async_client.cookies = client.cookies
         return async_to_sync(getattr(async_client, method))(url, headers=headers, **arguments)
 
     return send
+
+
+both_handlers = pytest.mark.parametrize("fetch", ["wsgi", "asgi"], indirect=True)
 
 
 def log_in(client: Client, user: User) -> User:
@@ -52,33 +54,37 @@ def log_in(client: Client, user: User) -> User:
 
 @pytest.fixture
 def known(client: Client) -> dict[str, Any]:
-    """Ada is logged in, and there is a token for her; what the endpoint says of her."""
+    """Log in Ada with a cached token, and return what the endpoint responds to her."""
     user = log_in(client, ada())
     return {"subject": subject_for(user), "identity": keep_token(user)}
 
 
-def answer(response: HttpResponse) -> Any:
-    """The JSON of a good answer, whose token may be some seconds old by now."""
+def content_of(response: HttpResponse) -> Any:
+    """Return the JSON of a response with status 200. The token may be some seconds old by now."""
     assert response.status_code == 200
-    said = json.loads(response.content)
-    if said["identity"] is not None:
-        assert 41300 < said["identity"]["expires_in"] <= 41400
-        said["identity"]["expires_in"] = 41400
-    return said
+    content = json.loads(response.content)
+    if content["identity"] is not None:
+        assert 41300 < content["identity"]["expires_in"] <= 41400
+        content["identity"]["expires_in"] = 41400
+    return content
 
 
-# What it says
+def change(settings: Settings, **changes: object) -> None:
+    """Change some of the app's settings."""
+    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, **changes}
 
 
-def test_known_visitor(ask: Ask, known: dict[str, Any]) -> None:
-    """A logged-in user's browser learns subject, e-mail, token and the seconds it may use them, and nothing else."""
-    assert answer(ask()) == known
+# The response
+
+
+@both_handlers
+def test_response_to_a_logged_in_user_is_complete_and_private(fetch: Fetch, known: dict[str, Any]) -> None:
+    """It has subject, address, token and lifetime, and headers that forbid storing, embedding and type sniffing."""
+    response = fetch()
+    assert content_of(response) == known
+    assert content_of(fetch(headers={**SCRIPT_HEADERS, "Sec-Fetch-Site": "same-origin"})) == known
     assert list(known["identity"]) == ["email", "token", "expires_in"]
-
-
-def test_headers(ask: Ask, known: dict[str, Any]) -> None:
-    """Nobody keeps the answer, guesses another type of it, or embeds it in another site."""
-    assert dict(ask().headers) == {
+    assert dict(response.headers) == {
         "Content-Type": "application/json",
         "Cache-Control": "private, no-store",
         "X-Content-Type-Options": "nosniff",
@@ -87,351 +93,325 @@ def test_headers(ask: Ask, known: dict[str, Any]) -> None:
     }
 
 
-def test_nobody(ask: Ask) -> None:
-    """An anonymous visitor is told so, with nothing to wait for."""
-    response = ask()
-    assert answer(response) == NOBODY
+def test_anonymous_visitor_gets_no_identity(fetch: Fetch, settings: Settings) -> None:
+    """A further request is not worthwhile. A site without sessions and users has only anonymous visitors."""
+    response = fetch()
+    assert content_of(response) == ANONYMOUS
     assert "Retry-After" not in response.headers
-
-
-def test_site_without_sessions(ask: Ask, settings: Settings) -> None:
-    """Without any middleware there is no user, and that is nobody."""
     settings.MIDDLEWARE = []
-    assert answer(ask()) == NOBODY
+    assert content_of(fetch()) == ANONYMOUS
 
 
-def test_former_visitor_is_gone_at_once(ask: Ask, client: Client, known: dict[str, Any]) -> None:
-    """After log-out it is nobody, and after the log-in of another it is that one, whatever is cached."""
-    assert answer(ask()) == known
+def test_former_visitor_is_gone_at_once(fetch: Fetch, client: Client, known: dict[str, Any]) -> None:
+    """After logout the visitor is anonymous, and after the login of another user it is that one."""
+    assert content_of(fetch()) == known
     client.logout()
-    assert answer(ask()) == NOBODY
+    assert content_of(fetch()) == ANONYMOUS
     user = log_in(client, grace())
     keep_token(user)
-    assert answer(ask())["identity"]["email"] == "grace@example.com"
-    assert answer(ask())["subject"] == subject_for(user) != known["subject"]
+    assert content_of(fetch())["identity"]["email"] == "grace@example.com"
+    assert content_of(fetch())["subject"] == subject_for(user) != known["subject"]
 
 
-@pytest.mark.parametrize("enabled", [False, lambda request: False])
-def test_switched_off(ask: Ask, settings: Settings, known: dict[str, Any], enabled: object) -> None:
-    """Where ``ENABLED`` says no the endpoint knows nobody, whose token may be there from before."""
-    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "ENABLED": enabled}
-    assert answer(ask()) == NOBODY
+@pytest.mark.parametrize(
+    "values",
+    [{"ENABLED": False}, {"ENABLED": lambda request: False}, {"EMAIL_VERIFIED": lambda user, email: False}],
+)
+def test_cached_token_is_not_sent_if_the_settings_exclude_the_user(
+    fetch: Fetch, settings: Settings, known: dict[str, Any], values: dict[str, object]
+) -> None:
+    """If the chat is disabled or the address is not verified, the response is that for an anonymous visitor."""
+    change(settings, **values)
+    assert content_of(fetch()) == ANONYMOUS
 
 
-@pytest.mark.parametrize("verified", [False, lambda user, email: False])
-def test_unverified_address(ask: Ask, settings: Settings, known: dict[str, Any], verified: object) -> None:
-    """A user whose address has not been verified gets the response for an anonymous visitor."""
-    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "EMAIL_VERIFIED": verified}
-    assert answer(ask()) == NOBODY
-
-
-# 200 or 202
+# Status 200 or 202
 
 
 @pytest.fixture
-def hubspot() -> Any:
+def hubspot() -> Iterator[FakeHubSpot]:
     with fake_hubspot(TIMEOUT=30) as hubspot:
         yield hubspot
 
 
-def said_no(response: HttpResponse, subject: str, *, again: bool) -> None:
-    """The subject, no identity, and whether it's worth asking again."""
+def assert_no_identity(response: HttpResponse, subject: str, *, pending: bool) -> None:
+    """The response has the subject without an identity, and says whether a further request is worthwhile."""
     assert (response.status_code, json.loads(response.content)) == (
-        202 if again else 200,
+        202 if pending else 200,
         {"subject": subject, "identity": None},
     )
-    assert response.headers.get("Retry-After") == ("1" if again else None)
+    assert response.headers.get("Retry-After") == ("1" if pending else None)
     assert response.headers["Cache-Control"] == "private, no-store"
 
 
-def test_in_flight(ask: Ask, client: Client, hubspot: FakeHubSpot) -> None:
-    """While the token is made, at once, and however long that takes: ask again. Then it is there."""
+def test_identity_is_pending_until_the_token_is_fetched(fetch: Fetch, client: Client, hubspot: FakeHubSpot) -> None:
+    """However long the fetch takes, the endpoint responds at once. Then it sends the token."""
     subject = subject_for(log_in(client, ada()))
     hubspot.hold()
-    said_no(ask(), subject, again=True)
-    said_no(ask(), subject, again=True)
+    assert_no_identity(fetch(), subject, pending=True)
+    assert_no_identity(fetch(), subject, pending=True)
     hubspot.release()
     hubspot.settle()
-    assert answer(ask())["identity"]["token"] in hubspot.tokens
+    assert content_of(fetch())["identity"]["token"] in hubspot.tokens
     assert hubspot.calls == 1
 
 
-def test_no_free_worker(ask: Ask, client: Client, hubspot: FakeHubSpot) -> None:
-    """With all workers busy it is worth asking again."""
+def test_identity_is_pending_while_all_workers_are_busy(fetch: Fetch, client: Client, hubspot: FakeHubSpot) -> None:
+    """A visitor for whom no worker is free may try again."""
     hubspot.hold()
     for user in (ada(), grace(), User(pk=3, username="mary", email="mary@example.com")):
         subject = subject_for(log_in(client, user))
-        said_no(ask(), subject, again=True)
+        assert_no_identity(fetch(), subject, pending=True)
     hubspot.release()
     hubspot.settle()
     assert hubspot.calls == 2
 
 
-def test_open_breaker(ask: Ask, client: Client, hubspot: FakeHubSpot) -> None:
-    """With the key refused, and so the breaker open, there is nothing to wait for, for other visitors neither."""
+def test_identity_is_not_pending_while_the_circuit_breaker_is_open(
+    fetch: Fetch, client: Client, hubspot: FakeHubSpot
+) -> None:
+    """A rejected key opens it for all visitors."""
     hubspot.fail(401)
     subject = subject_for(log_in(client, ada()))
-    said_no(ask(), subject, again=True)
+    assert_no_identity(fetch(), subject, pending=True)
     hubspot.settle()
-    said_no(ask(), subject, again=False)
+    assert_no_identity(fetch(), subject, pending=False)
     subject = subject_for(log_in(client, grace()))
-    said_no(ask(), subject, again=False)
+    assert_no_identity(fetch(), subject, pending=False)
     assert hubspot.calls == 1
 
 
-def test_refused_visitor(ask: Ask, client: Client, hubspot: FakeHubSpot) -> None:
-    """Whom HubSpot refuses is not asked for again; others are."""
+def test_identity_of_a_refused_visitor_is_not_pending(fetch: Fetch, client: Client, hubspot: FakeHubSpot) -> None:
+    """HubSpot has refused one visitor's data. The identities of other visitors are still pending."""
     subject = subject_for(log_in(client, ada()))
     hubspot.fail(400)
-    said_no(ask(), subject, again=True)
+    assert_no_identity(fetch(), subject, pending=True)
     hubspot.settle()
-    said_no(ask(), subject, again=False)
+    assert_no_identity(fetch(), subject, pending=False)
     subject = subject_for(log_in(client, grace()))
-    said_no(ask(), subject, again=True)
+    assert_no_identity(fetch(), subject, pending=True)
 
 
-# Who may ask
+# Requests that are refused
 
 
-@pytest.mark.parametrize("method", ["head", "post", "put", "patch", "delete", "options", "trace"])
-def test_other_methods(ask: Ask, known: dict[str, Any], method: str) -> None:
-    """There is ``GET`` and nothing else."""
-    response = ask(method=method)
+@pytest.mark.parametrize("method", ["head", "post"])
+def test_other_methods_than_get_are_refused(fetch: Fetch, known: dict[str, Any], method: str) -> None:
+    """The response is empty."""
+    response = fetch(method=method)
     assert (response.status_code, response.headers["Allow"]) == (405, "GET")
     assert response.content == b""
 
 
-@pytest.mark.parametrize("headers", [{}, {"X-HubSpot-Identify": ""}, {"X-HubSpot-Identify": "yes"}])
-def test_without_our_header(ask: Ask, known: dict[str, Any], headers: dict[str, str]) -> None:
-    """A navigation, a frame, an image, a form or another site's simple request is refused, and learns nothing."""
-    refused(ask(headers=headers))
-
-
-def refused(response: HttpResponse) -> None:
+def assert_refused(response: HttpResponse) -> None:
     assert response.status_code == 403
-    assert response.content == b"Only for scripts of this site."
+    assert response.headers["Content-Type"] == "text/plain"
     assert response.headers["Cache-Control"] == "private, no-store"
     assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    for secret in ("ada@example.com", "token-of-ada"):
+        assert secret not in response.content.decode()
 
 
-@pytest.mark.parametrize("site", ["cross-site", "same-site", "none", "", "SAME-ORIGIN", "same-origin, cross-site"])
-def test_from_another_site(ask: Ask, known: dict[str, Any], site: str) -> None:
-    """Where the browser says that another site or nobody's script asks, our header doesn't help."""
-    refused(ask(headers={**OURS, "Sec-Fetch-Site": site}))
+@pytest.mark.parametrize("headers", [{}, {"X-HubSpot-Identify": "yes"}])
+def test_request_without_the_scripts_header_is_refused(
+    fetch: Fetch, known: dict[str, Any], headers: dict[str, str]
+) -> None:
+    """Navigations, frames, images, forms and simple requests of other sites lack the header."""
+    assert_refused(fetch(headers=headers))
 
 
-def test_from_this_site(ask: Ask, known: dict[str, Any]) -> None:
-    """Our own script is answered, and so is one in a browser that does not say where it is from."""
-    assert answer(ask(headers={**OURS, "Sec-Fetch-Site": "same-origin"})) == known
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "none", "same-origin, cross-site"])
+def test_request_from_another_site_is_refused(fetch: Fetch, known: dict[str, Any], site: str) -> None:
+    """The browser says that the request does not come from a script of this origin. The header does not help then."""
+    assert_refused(fetch(headers={**SCRIPT_HEADERS, "Sec-Fetch-Site": site}))
 
 
 CLAIMS = {"email": "grace@example.com", "user": "2", "subject": "x", "account": "eu", "token": "t", "callback": "f"}
+CLAIMING_HEADERS = {
+    **{f"X-{name}": value for name, value in CLAIMS.items()},
+    "From": "grace@example.com",
+    "X-Forwarded-User": "grace",
+    "Remote-User": "grace",
+    "Authorization": "Basic Z3JhY2U6eA==",
+    "X-Forwarded-Host": "evil.example",
+    "X-Forwarded-Proto": "https",
+    "X-Forwarded-For": "::1",
+    "X-Forwarded-Prefix": "/x",
+    "X-Original-URL": "/hubspot/identity/eu/",
+    "Forwarded": "host=x",
+    "X-HTTP-Method-Override": "POST",
+    "Accept": "text/html",
+    "Origin": "https://evil.example",
+    "Content-Type": "application/json",
+}
 
 
 @pytest.mark.parametrize(
-    "claim",
-    [
-        {"data": CLAIMS},
-        {"headers": {**OURS, **{f"X-{name}": value for name, value in CLAIMS.items()}, "From": "grace@example.com"}},
-        {
-            "headers": {
-                **OURS,
-                "X-Forwarded-User": "grace",
-                "Remote-User": "grace",
-                "Authorization": "Basic Z3JhY2U6eA==",
-            }
-        },
-        {
-            "headers": {
-                **OURS,
-                "X-Forwarded-Host": "evil.example",
-                "X-Forwarded-Proto": "https",
-                "X-Forwarded-For": "::1",
-            }
-        },
-        {
-            "headers": {
-                **OURS,
-                "X-Forwarded-Prefix": "/x",
-                "X-Original-URL": "/hubspot/identity/eu/",
-                "Forwarded": "host=x",
-            }
-        },
-        {
-            "headers": {
-                **OURS,
-                "X-HTTP-Method-Override": "POST",
-                "Accept": "text/html",
-                "Origin": "https://evil.example",
-            }
-        },
-        {"headers": {**OURS, "Content-Type": "application/json", "Content-Length": "29"}},
-    ],
-    ids=["parameters", "headers", "user headers", "forwarded", "rewritten", "negotiation", "body"],
+    "claim", [{"data": CLAIMS}, {"headers": {**SCRIPT_HEADERS, **CLAIMING_HEADERS}}], ids=["parameters", "headers"]
 )
+@both_handlers
 def test_only_the_session_decides(
-    ask: Ask, settings: Settings, known: dict[str, Any], claim: dict[str, dict[str, str]]
+    fetch: Fetch, settings: Settings, known: dict[str, Any], claim: dict[str, dict[str, str]]
 ) -> None:
-    """No parameter and no header of the client changes what is answered."""
-    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, **ACCOUNTS}
+    """No parameter and no header of the client changes the response."""
+    change(settings, **ACCOUNTS)
     keep_token(ada())
     keep_token(grace())
-    plain, claimed = ask(), ask(**claim)
-    assert answer(claimed) == answer(plain) == known
+    plain, claimed = fetch(), fetch(**claim)
+    assert content_of(claimed) == content_of(plain) == known
     assert dict(claimed.headers) == dict(plain.headers)
 
 
 def test_body_is_not_read(client: Client, known: dict[str, Any]) -> None:
-    """A body that names somebody else changes nothing."""
+    """A body that names another user does not change the response."""
     keep_token(grace())
     body = json.dumps(CLAIMS).encode()
-    assert answer(client.generic("GET", URL, body, content_type="application/json", headers=OURS)) == known
+    response: Any = client.generic("GET", URL, body, content_type="application/json", headers=SCRIPT_HEADERS)
+    assert content_of(response) == known
 
 
-def test_cookies_but_the_sessions_are_not_read(ask: Ask, client: Client, known: dict[str, Any]) -> None:
-    """Cookies that name somebody else change nothing, and none is set."""
+def test_only_the_session_cookie_is_read(fetch: Fetch, client: Client, known: dict[str, Any]) -> None:
+    """Cookies that name another user do not change the response, which sets none."""
     for name, value in {**CLAIMS, "hubspotutk": "0", "messagesUtk": "1"}.items():
         client.cookies[name] = value
-    response = ask()
-    assert answer(response) == known
+    response = fetch()
+    assert content_of(response) == known
     assert not response.cookies
 
 
-# Accounts and mistakes
+# Accounts and configuration errors
 
 
-def test_account(ask: Ask, settings: Settings, known: dict[str, Any]) -> None:
-    """Each account has an address of its own, and a token and a subject too."""
-    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, **ACCOUNTS}
+def test_each_account_has_its_own_token_and_subject(fetch: Fetch, settings: Settings, known: dict[str, Any]) -> None:
+    """The URL or ``CHOOSE_ACCOUNT`` selects the account."""
+    change(settings, **ACCOUNTS)
     identity = keep_token(ada(), "token-of-eu", account="eu")
-    assert answer(ask(f"{URL}eu/")) == {"subject": subject_for(ada(), "eu"), "identity": identity}
-    assert answer(ask(f"{URL}eu/"))["subject"] != known["subject"]
-    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "CHOOSE_ACCOUNT": lambda request: "eu"}
+    assert content_of(fetch(f"{URL}eu/")) == {"subject": subject_for(ada(), "eu"), "identity": identity}
+    assert content_of(fetch(f"{URL}eu/"))["subject"] != known["subject"]
+    change(settings, CHOOSE_ACCOUNT=lambda request: "eu")
     keep_token(ada(), "token-of-eu", account="eu")
-    assert answer(ask())["identity"] == identity
+    assert content_of(fetch())["identity"] == identity
 
 
-@pytest.mark.parametrize("name", ["us", "EU", "__class__", "-"])
-def test_unknown_account_looks_like_one_of_an_anonymous_visitor(
-    ask: Ask, settings: Settings, known: dict[str, Any], caplog: pytest.LogCaptureFixture, name: str
+@pytest.mark.parametrize("name", ["us", "EU", "__class__"])
+def test_visitor_of_an_unknown_account_is_anonymous(
+    fetch: Fetch, settings: Settings, known: dict[str, Any], caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    """The URL of an unknown account has no visitor, also under ``DEBUG``, and is nothing to log."""
-    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, **ACCOUNTS}
+    """A URL with an unknown account logs nothing and raises nothing, even with ``DEBUG``."""
+    change(settings, **ACCOUNTS)
     for debug in (False, True):
         settings.DEBUG = debug
-        assert answer(ask(f"{URL}{name}/")) == NOBODY
+        assert content_of(fetch(f"{URL}{name}/")) == ANONYMOUS
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
 
 
-@pytest.mark.parametrize("cookie", ["", "0" * 32])
-@pytest.mark.parametrize("chosen", [False, True])
+@pytest.mark.parametrize(("chosen", "cookie"), [(False, ""), (False, "0" * 32), (True, "0" * 32)])
 def test_unknown_account_cannot_be_distinguished_from_a_known_one(
-    ask: Ask, client: Client, settings: Settings, chosen: bool, cookie: str
+    fetch: Fetch, client: Client, settings: Settings, chosen: bool, cookie: str
 ) -> None:
     """Anonymous visitors get the same status, body, headers and cookies, also with a stale session cookie."""
     choose = {"CHOOSE_ACCOUNT": lambda request: request.headers["X-Tenant"]} if chosen else {}
-    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, **ACCOUNTS, **choose}
-    seen = []
+    change(settings, **ACCOUNTS, **choose)
+    responses = []
     for name in ("eu", "us"):
         client.cookies.clear()
         if cookie:
             client.cookies["sessionid"] = cookie
-        response = ask(headers={**OURS, "X-Tenant": name}) if chosen else ask(f"{URL}{name}/")
-        assert answer(response) == NOBODY
-        seen.append((response.content, dict(response.headers), response.cookies.output()))
-    assert seen[0] == seen[1]
-    assert ("sessionid" in seen[0][2]) is bool(cookie)
+        response = fetch(headers={**SCRIPT_HEADERS, "X-Tenant": name}) if chosen else fetch(f"{URL}{name}/")
+        assert content_of(response) == ANONYMOUS
+        responses.append((response.content, dict(response.headers), response.cookies.output()))
+    assert responses[0] == responses[1]
+    assert ("sessionid" in responses[0][2]) is bool(cookie)
 
 
 @pytest.mark.parametrize(
-    ("values", "complaint"),
-    [
-        ({"API_KEY": None}, r"HUBSPOT_IDENTIFY\['API_KEY'\]"),
-        ({"EMAIL_VERIFIED": None}, r"HUBSPOT_IDENTIFY\['EMAIL_VERIFIED'\]"),
-        ({"CHOOSE_ACCOUNT": lambda request: 5}, r"HUBSPOT_IDENTIFY\['CHOOSE_ACCOUNT'\]"),
-    ],
+    ("setting", "value"), [("API_KEY", None), ("EMAIL_VERIFIED", None), ("CHOOSE_ACCOUNT", lambda request: 5)]
 )
-def test_wrong_settings(
-    ask: Ask, settings: Settings, caplog: pytest.LogCaptureFixture, values: dict[str, object], complaint: str
+def test_configuration_error_is_logged_once_and_raised_with_debug(
+    fetch: Fetch, settings: Settings, caplog: pytest.LogCaptureFixture, setting: str, value: object
 ) -> None:
-    """In production the browser hears 503 and the log one ERROR; under ``DEBUG`` the developer sees it at once."""
-    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, **values}
-    responses = [ask() for _ in range(3)]
-    assert [(response.status_code, json.loads(response.content)) for response in responses] == [(503, NOBODY)] * 3
+    """In production the status is 503 without an identity."""
+    change(settings, **{setting: value})
+    responses = [fetch() for _ in range(3)]
+    assert [(response.status_code, json.loads(response.content)) for response in responses] == [(503, ANONYMOUS)] * 3
     assert responses[0].headers["Cache-Control"] == "private, no-store"
-    ((level, message),) = [
-        (level, message) for name, level, message in caplog.record_tuples if name.startswith("hubspot_identify")
-    ]
-    assert level == logging.ERROR
-    assert re.search(complaint, message)
+    (record,) = [record for record in caplog.records if record.name.startswith("hubspot_identify")]
+    assert record.levelno == logging.ERROR
+    assert f"HUBSPOT_IDENTIFY['{setting}']" in record.getMessage()
     settings.DEBUG = True
-    with pytest.raises(ConfigurationError, match=complaint):
-        ask()
+    with pytest.raises(ConfigurationError) as caught:
+        fetch()
+    assert caught.value.setting == setting
 
 
-def test_chosen_account_that_does_not_exist(
-    ask: Ask, settings: Settings, known: dict[str, Any], caplog: pytest.LogCaptureFixture
+def test_chosen_account_that_does_not_exist_is_logged_once_and_raised_with_debug(
+    fetch: Fetch, settings: Settings, known: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In production the visitor is anonymous and the log has one ERROR; under ``DEBUG`` the error is raised."""
-    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "CHOOSE_ACCOUNT": lambda request: "us"}
-    assert [answer(ask()) for _ in range(3)] == [NOBODY] * 3
+    """In production the visitor is anonymous."""
+    change(settings, CHOOSE_ACCOUNT=lambda request: "us")
+    assert [content_of(fetch()) for _ in range(3)] == [ANONYMOUS] * 3
     (record,) = [record for record in caplog.records if record.levelno > logging.DEBUG]
     assert (record.name, record.levelno) == ("hubspot_identify.views", logging.ERROR)
     settings.DEBUG = True
     with pytest.raises(UnknownAccountError):
-        ask()
+        fetch()
 
 
-@pytest.mark.parametrize("host", ["evil.example", "testserver:80:80", "a b"])
-def test_forged_host_is_refused(ask: Ask, settings: Settings, known: dict[str, Any], host: str) -> None:
-    """Also on a site without a middleware that looks at the host."""
+@pytest.mark.parametrize("host", ["evil.example", "a b"])
+def test_forged_host_is_refused(fetch: Fetch, settings: Settings, known: dict[str, Any], host: str) -> None:
+    """No middleware of the site needs to check the host."""
     settings.ALLOWED_HOSTS = ["testserver"]
-    response = ask(headers={**OURS, "Host": host})
+    response = fetch(headers={**SCRIPT_HEADERS, "Host": host})
     assert response.status_code == 400
     assert b"evil" not in response.content
     assert b"token-of-ada" not in response.content
     assert response.headers["Cache-Control"] == "private, no-store"
-    assert answer(ask()) == known
+    assert content_of(fetch()) == known
 
 
-# Beside other middleware
+# Together with other middleware
 
 
-def test_login_required_middleware(ask: Ask, client: Client, settings: Settings) -> None:
-    """On a site that is closed to the public, the log-in page's script is answered too, not sent to log in."""
+def test_login_required_middleware_does_not_redirect_the_endpoint(
+    fetch: Fetch, client: Client, settings: Settings
+) -> None:
+    """The script works on the login page of a site that is closed to the public."""
     settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django.contrib.auth.middleware.LoginRequiredMiddleware"]
-    assert answer(ask()) == NOBODY
+    assert content_of(fetch()) == ANONYMOUS
     assert client.get("/elsewhere/").status_code == 404
 
 
-def test_conditional_get_middleware(ask: Ask, settings: Settings, known: dict[str, Any]) -> None:
-    """The answer has no ETag to come back with, and is never 304."""
+def test_conditional_get_middleware_never_responds_with_304(
+    fetch: Fetch, settings: Settings, known: dict[str, Any]
+) -> None:
+    """The response has no validator that a browser could send back."""
     settings.MIDDLEWARE = ["django.middleware.http.ConditionalGetMiddleware", *settings.MIDDLEWARE]
-    response = ask(headers={**OURS, "If-None-Match": "*", "If-Modified-Since": "Wed, 21 Oct 2099 07:28:00 GMT"})
-    assert answer(response) == known
+    conditions = {"If-None-Match": "*", "If-Modified-Since": "Wed, 21 Oct 2099 07:28:00 GMT"}
+    response = fetch(headers={**SCRIPT_HEADERS, **conditions})
+    assert content_of(response) == known
     assert not {"ETag", "Last-Modified"} & set(response.headers)
 
 
-def test_csrf_middleware(client: Client, settings: Settings) -> None:
-    """Django's CSRF middleware does not respond, and log, in place of the endpoint."""
+def test_csrf_middleware_does_not_respond_in_place_of_the_endpoint(settings: Settings) -> None:
+    """It would log each such request."""
     settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django.middleware.csrf.CsrfViewMiddleware"]
     response = Client(enforce_csrf_checks=True).post(URL)
     assert (response.status_code, response.headers["Allow"]) == (405, "GET")
 
 
-def test_gzip_middleware(ask: Ask, settings: Settings, client: Client) -> None:
-    """Compressed, it is the same answer. Nothing of the request is in it, so its length gives nothing away."""
+def test_compressed_response_is_complete_and_private(fetch: Fetch, settings: Settings, client: Client) -> None:
+    """The response contains nothing of the request, so its compressed length reveals nothing."""
     settings.MIDDLEWARE = ["django.middleware.gzip.GZipMiddleware", *settings.MIDDLEWARE]
     token = "x" * 500
     keep_token(log_in(client, ada()), token)
-    response = ask(headers={**OURS, "Accept-Encoding": "gzip"})
+    response = fetch(headers={**SCRIPT_HEADERS, "Accept-Encoding": "gzip"})
     assert response.headers["Content-Encoding"] == "gzip"
     assert json.loads(gzip.decompress(response.content))["identity"]["token"] == token
     assert response.headers["Cache-Control"] == "private, no-store"
 
 
-def test_site_wide_cache(ask: Ask, client: Client, settings: Settings) -> None:
-    """A cache over the whole site keeps no answer."""
+def test_site_wide_cache_stores_no_response(fetch: Fetch, client: Client, settings: Settings) -> None:
+    """Django's cache middleware never serves one visitor's response to another."""
     cache = "django.middleware.cache"
     settings.MIDDLEWARE = [
         f"{cache}.UpdateCacheMiddleware",
@@ -440,18 +420,20 @@ def test_site_wide_cache(ask: Ask, client: Client, settings: Settings) -> None:
     ]
     for user in (ada(), grace(), ada()):
         keep_token(log_in(client, user))
-        assert answer(ask())["identity"]["token"] == f"token-of-{user.username}"
+        assert content_of(fetch())["identity"]["token"] == f"token-of-{user.username}"
         client.cookies["sessionid"] = ""
-        assert answer(ask()) == NOBODY
+        assert content_of(fetch()) == ANONYMOUS
 
 
-def test_cors_with_everything_allowed(ask: Ask, settings: Settings, known: dict[str, Any]) -> None:
-    """Even a site that lets all origins in, with credentials, lets no other site ask who its visitor is."""
+def test_cors_for_all_origins_does_not_open_the_endpoint(
+    fetch: Fetch, settings: Settings, known: dict[str, Any]
+) -> None:
+    """A site may allow all origins with credentials. No other site can read the identity."""
     settings.MIDDLEWARE = ["corsheaders.middleware.CorsMiddleware", *settings.MIDDLEWARE]
     settings.CORS_ALLOW_ALL_ORIGINS = True
     settings.CORS_ALLOW_CREDENTIALS = True
     origin = {"Origin": "https://evil.example"}
-    preflight = ask(
+    preflight = fetch(
         method="options",
         headers={
             **origin,
@@ -459,8 +441,8 @@ def test_cors_with_everything_allowed(ask: Ask, settings: Settings, known: dict[
             "Access-Control-Request-Headers": "x-hubspot-identify",
         },
     )
-    assert preflight.status_code == 200  # django-cors-headers answers before us, and the browser goes by what it allows
+    assert preflight.status_code == 200  # of django-cors-headers; the browser obeys the headers it allows
     assert "x-hubspot-identify" not in preflight.headers["Access-Control-Allow-Headers"].lower()
-    refused(ask(headers=origin))
+    assert_refused(fetch(headers=origin))
     for site in ("cross-site", "same-site"):
-        refused(ask(headers={**OURS, **origin, "Sec-Fetch-Site": site}))
+        assert_refused(fetch(headers={**SCRIPT_HEADERS, **origin, "Sec-Fetch-Site": site}))

@@ -1,4 +1,4 @@
-"""What a forked child inherits and must not use: slots and locks."""
+"""A forked child does not use the connections, locks and worker slots of its parent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import textwrap
 import pytest
 from support.server import TokenServer
 
-#: A process with Django set up, and what the programs below it need. Warnings of forking with threads are the point.
+pytestmark = pytest.mark.slow
+
+#: Set up Django and define what the programs below need. Forking with threads causes warnings, which are expected.
 START = """
     import ctypes, json, os, signal, sys, threading, time, warnings
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -28,7 +30,7 @@ START = """
     from hubspot_identify.visitors import Visitor
 
     def in_child(function):
-        \"\"\"What a function returns in a forked child; the child has two minutes.\"\"\"
+        \"\"\"Start a forked child that runs a function within two minutes.\"\"\"
         reader, writer = os.pipe()
         pid = fork()
         if pid == 0:
@@ -41,17 +43,18 @@ START = """
         return pid, reader
 
     def result(child):
+        \"\"\"Wait for a child, and return what its function returned.\"\"\"
         pid, reader = child
         with open(reader) as text:
-            answer = text.read()
+            output = text.read()
         assert os.waitpid(pid, 0)[1] == 0, "the child died or took too long"
-        return json.loads(answer)
+        return json.loads(output)
 
     def call(email):
         return services.create_token(Visitor(email)).value
 
-    def settle():
-        \"\"\"Have no thread that may wait for the interpreter's lock, which C forks as it is.\"\"\"
+    def wait_for_threads():
+        \"\"\"Wait until no other thread can hold the interpreter's lock, which a fork in C copies in its state.\"\"\"
         tasks = "/proc/self/task"  # Python forgets a thread before it has ended
         while threading.active_count() > 1 or (os.path.isdir(tasks) and len(os.listdir(tasks)) > 1):
             time.sleep(0.01)
@@ -60,7 +63,7 @@ START = """
 
 
 def run(program: str, server: TokenServer, fork: str = "os.fork") -> str:
-    """The output of a program that goes on from there."""
+    """Return the output of a program that continues after ``START``."""
     text = textwrap.dedent(START) + f"fork = {fork}\n" + textwrap.dedent(program)
     done = subprocess.run(
         [sys.executable, "-c", text, server.url], capture_output=True, text=True, timeout=300, check=False
@@ -71,14 +74,14 @@ def run(program: str, server: TokenServer, fork: str = "os.fork") -> str:
 
 @pytest.mark.parametrize("fork", ["os.fork", "ctypes.PyDLL(None).fork"])
 def test_children_never_get_each_others_tokens(token_server: TokenServer, fork: str) -> None:
-    """Four children of a parent that has made a call, 200 calls each: every token is for the address it was requested
-    for, on a connection of its own. Python does not notice the second kind of fork, like that of uWSGI."""
+    """Four children of a parent that has made a call make 50 calls each: every token is for the requested address, on
+    a connection of its own. Python does not notice the second kind of fork, which uWSGI uses."""
     output = run(
         """
         call("parent@example.com")
-        settle()
+        wait_for_threads()
         children = [
-            in_child(lambda: [(e, call(e)) for e in (f"child{number}-{n}@example.com" for n in range(200))])
+            in_child(lambda: [(e, call(e)) for e in (f"child{number}-{n}@example.com" for n in range(50))])
             for number in range(4)
         ]
         call("parent@example.com")
@@ -88,56 +91,56 @@ def test_children_never_get_each_others_tokens(token_server: TokenServer, fork: 
         fork,
     )
     pairs = json.loads(output)
-    made = token_server.emails_by_token()
-    assert len(pairs) == 800
-    assert [made[token] for _, token in pairs] == [email for email, _ in pairs]
-    assert token_server.connections == 802
+    emails = token_server.emails_by_token()
+    assert len(pairs) == 200
+    assert [emails[token] for _, token in pairs] == [email for email, _ in pairs]
+    assert token_server.connections == 202
 
 
-@pytest.mark.parametrize(
-    "lock",
-    ["background.get_workers()._lock", "store.get_store('default')._local._lock", "background._importing.get()"],
-)
-def test_a_lock_held_at_the_moment_of_the_fork(token_server: TokenServer, lock: str) -> None:
-    """A thread that does not exist in the child holds a lock of ours there: the child works all the same."""
+def test_lock_held_during_the_fork_does_not_block_the_child(token_server: TokenServer) -> None:
+    """A thread of the parent, which does not exist in the child, holds one of the app's locks. The child works."""
     output = run(
-        f"""
+        """
         call("parent@example.com")
-        taken, lock = threading.Event(), {lock}
 
-        def hold():
+        def hold(lock, taken):
             with lock:
                 taken.set()
                 time.sleep(0.3)
 
-        threading.Thread(target=hold, daemon=True).start()
-        taken.wait()
-
-        def child():
+        def child(number):
             store.get_store("default").set("key", 1, 60)
             store.get_store("default")._local.set("key", 1, 60)
-            return services.get_token(Visitor("child@example.com"), wait=10).value
+            return services.get_token(Visitor(f"child{number}@example.com"), wait=10).value
 
-        print(result(in_child(child)))
+        tokens = []
+        locks = background.get_workers()._lock, store.get_store("default")._local._lock, background._importing.get()
+        for number, lock in enumerate(locks):
+            taken = threading.Event()
+            threading.Thread(target=hold, args=(lock, taken), daemon=True).start()
+            taken.wait()
+            tokens.append(result(in_child(lambda: child(number))))
+        print(json.dumps(tokens))
         """,
         token_server,
     )
-    assert token_server.emails_by_token()[output.strip()] == "child@example.com"
+    emails = token_server.emails_by_token()
+    assert [emails[token] for token in json.loads(output)] == [f"child{number}@example.com" for number in range(3)]
 
 
-def test_a_fork_during_the_first_import(token_server: TokenServer) -> None:
-    """The parent's worker is just importing the client, and holds Python's lock of that module."""
+def test_fork_during_the_first_import_does_not_block_the_child(token_server: TokenServer) -> None:
+    """The parent's worker is importing the client, and holds Python's lock of that module."""
     output = run(
         """
         importing = threading.Event()
 
-        class Slow:
+        class SlowFinder:
             def find_spec(self, name, path=None, target=None):
                 if name == "hubspot_identify.client":
                     importing.set()
                     time.sleep(0.5)
 
-        sys.meta_path.insert(0, Slow())
+        sys.meta_path.insert(0, SlowFinder())
         services.get_token(Visitor("parent@example.com"))
         importing.wait()
         print(result(in_child(lambda: call("child@example.com"))))
@@ -147,24 +150,24 @@ def test_a_fork_during_the_first_import(token_server: TokenServer) -> None:
     assert token_server.emails_by_token()[output.strip()] == "child@example.com"
 
 
-def test_a_child_begins_with_free_slots(token_server: TokenServer) -> None:
-    """However busy the parent's workers were at the fork; and it knows nothing of the parent's breakers."""
+def test_child_has_free_slots_and_new_breakers(token_server: TokenServer) -> None:
+    """The child can schedule a fetch although all workers of the parent were busy during the fork."""
     token_server.set_scenario("held")
     output = run(
         """
         from hubspot_identify import client
 
         client.READ_TIMEOUT = 30
-        asking, create_token = threading.Semaphore(0), client.TokenClient.create_token
+        called, create_token = threading.Semaphore(0), client.TokenClient.create_token
 
-        def ask(*arguments):
-            asking.release()
+        def count_and_create(*arguments):
+            called.release()
             return create_token(*arguments)
 
-        client.TokenClient.create_token = ask
+        client.TokenClient.create_token = count_and_create
         for number in range(2):
             services.get_token(Visitor(f"parent{number}@example.com"))
-            asking.acquire()  # and so beyond Django's cache in memory, whose lock a fork does not renew
+            called.acquire()  # the worker no longer holds the lock of Django's local-memory cache, which stays locked
         before = breaker.get_breaker(services.get_config())
         child = in_child(lambda: [
             services.get_token(Visitor("child@example.com")),

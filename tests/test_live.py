@@ -1,4 +1,4 @@
-"""HubSpot itself, asked once. Runs only where ``HUBSPOT_IDENTIFY_LIVE_API_KEY`` holds a key of an account to spare."""
+"""One call to HubSpot itself. Runs only if ``HUBSPOT_IDENTIFY_LIVE_API_KEY`` contains the key of an account."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ pytestmark = pytest.mark.skipif(not KEY, reason="HUBSPOT_IDENTIFY_LIVE_API_KEY i
 
 @pytest.fixture
 def stay_on_this_machine() -> None:
-    """This module's own: it is here to leave the machine."""
+    """Allow connections to other machines in this module."""
 
 
 def test_the_doctor_gets_a_token(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    """HubSpot makes a real token within TIMEOUT, and neither that nor the key is shown."""
+    """HubSpot creates a token within ``TIMEOUT``, and the output contains no key."""
     settings.HUBSPOT_IDENTIFY = {
         "API_KEY": KEY,
         "PORTAL_ID": os.environ.get("HUBSPOT_IDENTIFY_LIVE_PORTAL_ID"),

@@ -1,138 +1,115 @@
-"""German, French and Spanish: complete, compiled, and with the same placeholders."""
+"""The translations are complete and compiled, and the app uses them."""
 
 from __future__ import annotations
 
-import ast
-import gettext
+import gettext as catalogues
 import json
 import subprocess
-from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from string import Formatter
+from typing import Any
 
 import pytest
 from django.core.management import call_command
-from django.test import RequestFactory
-from django.utils.translation import override
+from django.utils.translation import gettext, override
 from pytest_django import Settings
+from support.pages import render_django, request_by, script_attributes
 from support.programs import require
 
 import hubspot_identify
-from hubspot_identify.widget import render_script
 
 PACKAGE = Path(hubspot_identify.__file__).parent
 LANGUAGES = ["de", "fr", "es"]
-#: How many of the first arguments are text.
-CALLS = {"gettext": 1, "_": 1, "ngettext": 2, "pgettext": 2}
 
 
-def words() -> Iterator[tuple[str, ...]]:
-    """All that the code has translated, as the arguments of the calls."""
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CALLS:
-                arguments = [ast.literal_eval(argument) for argument in node.args[: CALLS[node.func.id]]]
-                yield (node.func.id, *arguments)
+def run(program: str, *arguments: object) -> str:
+    """Run a program of GNU gettext, and return what it reports."""
+    command = [require(program), *map(str, arguments)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env={"LC_ALL": "C"})
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
-WORDS = sorted(set(words()))
+def source(language: str) -> Path:
+    return PACKAGE / "locale" / language / "LC_MESSAGES" / "django.po"
 
 
-def catalogue(language: str) -> gettext.GNUTranslations:
-    with (PACKAGE / "locale" / language / "LC_MESSAGES" / "django.mo").open("rb") as file:
-        return gettext.GNUTranslations(file)
+def translations(compiled: Path) -> dict[Any, str]:
+    """The messages of a compiled catalogue, and their translations."""
+    with compiled.open("rb") as file:
+        found: Any = catalogues.GNUTranslations(file)
+    messages: dict[Any, str] = found._catalog
+    del messages[""]  # the header
+    return messages
 
 
 def fields(text: str) -> set[str | None]:
     return {name for _, name, _, _ in Formatter().parse(text)}
 
 
-def test_the_words_are_found() -> None:
-    """The search above finds the words of the button, the doctor and the app's name."""
-    assert {
-        ("gettext", "Chat with us"),
-        ("_", "HubSpot visitor identification"),
-        ("pgettext", "hubspot_doctor", "error"),
-        ("ngettext", "It works, with {count} warning.", "It works, with {count} warnings."),
-    } <= set(WORDS)
+@pytest.mark.slow
+def test_catalogues_have_the_messages_of_the_code(tmp_path: Path) -> None:
+    """Each message of the code has a translation in each language, and there are no others."""
+    template = tmp_path / "django.pot"
+    keywords = [f"--keyword={name}" for name in ("gettext_lazy", "ngettext:1,2", "pgettext:1c,2")]
+    run("xgettext", "--language=Python", "--from-code=UTF-8", *keywords, "-o", template, *PACKAGE.rglob("*.py"))
+    for language in LANGUAGES:
+        assert run("msgcmp", source(language), template) == ""
 
 
-def pairs(found: gettext.GNUTranslations, call: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Each text of a call, and what stands for it in the catalogue; nothing, where nothing does."""
-    match call:
-        case ("ngettext", one, many):
-            return [(one, found.ngettext(one, "", 1)), (many, found.ngettext(one, "", 2))]
-        case ("pgettext", context, text):
-            return [(text, found._catalog.get(f"{context}\x04{text}", ""))]  # type: ignore[attr-defined]
-    return [(call[1], found._catalog.get(call[1], ""))]  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_every_word_is_translated(language: str) -> None:
-    """Each text has a translation, with the same placeholders."""
-    found = catalogue(language)
-    translated = [pair for call in WORDS for pair in pairs(found, call)]
-    assert [text for text, translation in translated if not translation] == []
-    assert [text for text, translation in translated if fields(text) != fields(translation)] == []
+@pytest.mark.slow
+def test_compiled_catalogues_are_up_to_date(tmp_path: Path) -> None:
+    """Each ``.mo`` file is that of its ``.po`` file, which has no fuzzy or missing translations."""
+    for language in LANGUAGES:
+        compiled = tmp_path / f"{language}.mo"
+        statistics = run("msgfmt", "--check-format", "--statistics", "-o", compiled, source(language))
+        assert "fuzzy" not in statistics
+        assert "untranslated" not in statistics
+        assert translations(compiled) == translations(source(language).with_suffix(".mo"))
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_nothing_is_translated_in_vain(language: str) -> None:
-    """Texts that have gone from the code have gone from the translations."""
-    known = {text for _, *texts in WORDS for text in (*texts, "\x04".join(texts))} | {""}
-    found = catalogue(language)._catalog  # type: ignore[attr-defined]
-    assert {key if isinstance(key, str) else key[0] for key in found} <= known
+def test_translations_have_the_placeholders_of_their_messages(language: str) -> None:
+    """A translation uses the same names in braces as the English message."""
+    messages = {
+        key if isinstance(key, str) else key[0]: text
+        for key, text in translations(source(language).with_suffix(".mo")).items()
+    }
+    assert [message for message, text in messages.items() if fields(message) != fields(text)] == []
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_compiled_files_are_up_to_date(language: str, tmp_path: Path) -> None:
-    """The .mo file says what the .po file says, and that has neither fuzzy nor empty translations."""
-    source = PACKAGE / "locale" / language / "LC_MESSAGES" / "django.po"
-    compiled = tmp_path / "django.mo"
-    run = subprocess.run(
-        [require("msgfmt"), "--check-format", "--statistics", "-o", str(compiled), str(source)],
-        check=True,
-        capture_output=True,
-        text=True,
-        env={"LC_ALL": "C"},
-    )
-    assert run.stderr.endswith(" translated messages.\n")
-    assert run.stderr.count(",") == 0
-    with compiled.open("rb") as file:
-        assert gettext.GNUTranslations(file)._catalog == catalogue(language)._catalog  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize(
-    ("language", "label"),
-    [
-        ("de", "Chatten Sie mit uns"),
-        ("fr", "Discutez avec nous"),
-        ("es", "Chatee con nosotros"),
-        ("en", "Chat with us"),
-    ],
-)
-def test_the_button_speaks_the_language_of_the_page(settings: Settings, language: str, label: str) -> None:
-    """The labels of the chat's button come in the language that is active for the request."""
+def test_labels_of_the_launcher_are_in_the_active_language(settings: Settings) -> None:
+    """Pages in turns in different languages each have their own labels, although attributes are cached."""
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "LOAD_ON": "interaction"}
-    with override(language):
-        html = render_script(RequestFactory().get("/"))
-    (_, rest) = html.split(' data-labels="')
-    labels = json.loads(rest.partition('"')[0].replace("&quot;", '"').replace("&#x27;", "'"))
-    assert labels["open"] == label
+
+    def labels(language: str) -> dict[str, str]:
+        with override(language):
+            found: dict[str, str] = json.loads(script_attributes(render_django(request_by()))["data-labels"])
+        return found
+
+    english = labels("en")
+    for language in (*LANGUAGES, "de"):
+        with override(language):
+            expected = {name: gettext(text) for name, text in english.items()}
+        assert labels(language) == expected
+    assert labels("en") == english
 
 
-def test_the_doctor_speaks_too(settings: Settings) -> None:
-    """The doctor's text is in the active language; its JSON is for scripts, and in English."""
+def test_doctor_reports_in_the_active_language_and_its_json_in_english(settings: Settings) -> None:
+    """The JSON is for programs, so it does not depend on the language."""
     settings.HUBSPOT_IDENTIFY = {"ENABLED": False}
-    text, scripted = StringIO(), StringIO()
-    with override("de"):
-        call_command("hubspot_doctor", stdout=text)
-        call_command("hubspot_doctor", json=True, stdout=scripted)
-    assert text.getvalue().splitlines() == [
-        "       ok  Die Systemprüfungen haben nichts zu beanstanden.",
-        "  Hinweis  ENABLED ist False: Es gibt keinen Chat und nichts zu untersuchen.",
-        "",
-        "Es wurde kein Token erzeugt, denn der Chat ist ausgeschaltet.",
-    ]
-    assert json.loads(scripted.getvalue())["findings"][0]["text"] == "The system checks have nothing to say."
+    reports = {}
+    for language in ("en", "de"):
+        text, for_programs = StringIO(), StringIO()
+        with override(language):
+            call_command("hubspot_doctor", stdout=text)
+            call_command("hubspot_doctor", json=True, stdout=for_programs)
+        reports[language] = (text.getvalue(), for_programs.getvalue())
+    assert reports["de"][1] == reports["en"][1]
+    findings = json.loads(reports["en"][1])["findings"]
+    assert findings
+    for finding in findings:
+        assert finding["text"] in reports["en"][0]
+        with override("de"):
+            assert gettext(finding["text"]) in reports["de"][0]

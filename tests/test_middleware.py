@@ -1,4 +1,4 @@
-"""``IdentifiedPageMiddleware``: pages that say who their visitor is belong to that visitor's browser alone."""
+"""``IdentifiedPageMiddleware``: only the visitor's own browser may store a page with an identity."""
 
 from __future__ import annotations
 
@@ -42,11 +42,12 @@ def inline(settings: Settings) -> None:
 
 
 def page(request: HttpRequest) -> HttpResponse:
-    """A view that would have its page cached by everybody."""
+    """A view whose headers allow every cache to store the page."""
     return HttpResponse(render_django(request), headers=CACHEABLE)
 
 
 def through_sync(request: HttpRequest, view: Callable[[HttpRequest], Any] = page) -> HttpResponseBase:
+    """Pass a request through the middleware in a synchronous chain."""
     middleware = IdentifiedPageMiddleware(view)
     assert not iscoroutinefunction(middleware)
     response = middleware(request)
@@ -55,63 +56,65 @@ def through_sync(request: HttpRequest, view: Callable[[HttpRequest], Any] = page
 
 
 def through_async(request: HttpRequest, view: Callable[[HttpRequest], Any] = page) -> HttpResponseBase:
-    response = view(request)
+    """Pass a request through the middleware in an asynchronous chain."""
+    response: HttpResponseBase = view(request)
 
-    async def async_view(request: HttpRequest) -> HttpResponse:
+    async def async_view(request: HttpRequest) -> HttpResponseBase:
         return response
 
-    middleware = IdentifiedPageMiddleware(async_view)
+    middleware: Any = IdentifiedPageMiddleware(async_view)
     assert iscoroutinefunction(middleware)
-    return async_to_sync(middleware)(request)  # type: ignore[arg-type]
+    passed: HttpResponseBase = async_to_sync(middleware)(request)
+    return passed
+
+
+Through = Callable[..., HttpResponseBase]
 
 
 @pytest.fixture(params=[through_sync, through_async])
-def through(request: pytest.FixtureRequest) -> Callable[..., HttpResponseBase]:
+def through(request: pytest.FixtureRequest) -> Through:
     """The middleware in a synchronous and in an asynchronous chain."""
-    return request.param
+    chain: Through = request.param
+    return chain
 
 
-def test_identified_page_is_private(through: Callable[..., HttpResponseBase]) -> None:
-    """Whatever the view had set for browsers and CDNs, a page with an identity is nobody else's."""
+def test_identified_page_is_private(through: Through) -> None:
+    """A page with an identity is private, whatever the view had set for browsers and CDNs."""
     keep_token(ada())
     assert dict(through(request_by(ada())).headers) == PRIVATE
 
 
 @pytest.mark.parametrize("delivery", ["inline", "deferred"])
-def test_what_a_view_of_the_sites_own_says_is_private(
-    through: Callable[..., HttpResponseBase], settings: Settings, delivery: str
-) -> None:
-    """A view that answers with what ``identify()`` says is as personal as a page that holds it."""
+def test_view_that_returns_an_identity_is_private(settings: Settings, delivery: str) -> None:
+    """The response of a view that returns the result of ``identify()`` is private with every delivery."""
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "DELIVERY": delivery}
     keep_token(ada())
-    response = through(request_by(ada()), lambda request: JsonResponse(identify(request).as_dict(), headers=CACHEABLE))
+    response = through_sync(
+        request_by(ada()), lambda request: JsonResponse(identify(request).as_dict(), headers=CACHEABLE)
+    )
     assert response.headers["Cache-Control"] == "private, no-store"
 
 
-def test_page_that_tells_the_visitor_is_private(through: Callable[..., HttpResponseBase]) -> None:
-    """So is a page that only says which visitor it is, while there is no token."""
+def test_page_with_only_a_subject_is_private() -> None:
+    """A page that names the visitor by subject, because there is no token, is private as well."""
     with fake_hubspot(DELIVERY="inline", PAGE_WAIT=0) as hubspot:
         hubspot.fail(503)
-        assert dict(through(request_by(ada())).headers) == PRIVATE
+        assert dict(through_sync(request_by(ada())).headers) == PRIVATE
 
 
 @pytest.mark.parametrize("delivery", ["inline", "deferred"])
-def test_other_pages_are_left_alone(
-    through: Callable[..., HttpResponseBase], settings: Settings, delivery: str
-) -> None:
-    """The page of nobody, a deferred page and one without the tag keep the headers that the view set."""
+def test_page_without_identity_keeps_its_headers(settings: Settings, delivery: str) -> None:
+    """An anonymous visitor's page, a deferred page and a page without the tag keep the headers of the view."""
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "DELIVERY": delivery}
     keep_token(ada())
     user = AnonymousUser() if delivery == "inline" else ada()
-    assert dict(through(request_by(user)).headers) == {**CACHEABLE, **KEPT}
-    assert dict(through(request_by(ada()), lambda _: HttpResponse("", headers=CACHEABLE)).headers) == {
-        **CACHEABLE,
-        **KEPT,
-    }
+    unchanged = {**CACHEABLE, **KEPT}
+    assert dict(through_sync(request_by(user)).headers) == unchanged
+    assert dict(through_sync(request_by(ada()), lambda _: HttpResponse("", headers=CACHEABLE)).headers) == unchanged
 
 
-def test_streamed_page(through: Callable[..., HttpResponseBase]) -> None:
-    """A stream that was rendered before is private too."""
+def test_stream_that_is_rendered_early_is_private(through: Through) -> None:
+    """A streamed page whose content was rendered before the response was returned is private."""
     keep_token(ada())
     response = through(
         request_by(ada()), lambda request: StreamingHttpResponse([render_django(request)], headers=CACHEABLE)
@@ -123,8 +126,8 @@ def test_streamed_page(through: Callable[..., HttpResponseBase]) -> None:
 
 
 @pytest.fixture
-def stream(through: Callable[..., HttpResponseBase]) -> Callable[..., str]:
-    """Send a page of the request's visitor piece by piece, and return its content."""
+def stream(through: Through) -> Callable[..., str]:
+    """Stream the page of the request's visitor in two parts, and return its content."""
 
     def parts(request: HttpRequest, arguments: dict[str, Any]) -> Iterator[str]:
         yield "<p>"
@@ -147,13 +150,10 @@ def stream(through: Callable[..., HttpResponseBase]) -> Callable[..., str]:
     return send
 
 
-@pytest.mark.parametrize("user", [ada(), AnonymousUser()])
-def test_tag_in_a_stream_renders_no_identity(
-    stream: Callable[..., str], caplog: pytest.LogCaptureFixture, user: object
-) -> None:
-    """Its headers have been sent: the chat is there without a visitor, and one ERROR says what to do."""
+def test_tag_in_a_stream_renders_no_identity(stream: Callable[..., str], caplog: pytest.LogCaptureFixture) -> None:
+    """The headers have been sent, so the page has the chat without a visitor, and one ERROR is logged."""
     keep_token(ada())
-    for _ in range(3):
+    for user in (ada(), AnonymousUser(), ada()):
         attributes = script_attributes(stream(request_by(user)))
         assert not {"data-subject", "data-identity"} & set(attributes)
         assert attributes["data-load-on"] == "page"
@@ -161,10 +161,10 @@ def test_tag_in_a_stream_renders_no_identity(
     assert record.levelno == logging.ERROR
 
 
-def test_identity_that_is_found_before_the_stream_begins_is_rendered(
+def test_identity_found_before_the_stream_begins_is_rendered(
     stream: Callable[..., str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A view that calls ``identify()`` before it returns has the headers set in time."""
+    """If the view calls ``identify()`` before it returns, the headers are set in time."""
     keep_token(ada())
     request = request_by(ada())
     assert "data-identity" in script_attributes(stream(request, identity=identify(request)))
@@ -172,7 +172,7 @@ def test_identity_that_is_found_before_the_stream_begins_is_rendered(
 
 
 def test_deferred_tag_in_a_stream_is_unchanged(stream: Callable[..., str], settings: Settings) -> None:
-    """A deferred page is the same, streamed or not."""
+    """With deferred delivery a streamed page has the usual element."""
     keep_token(ada())
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "DELIVERY": "deferred"}
     assert stream(request_by(ada())) == f"<p>{render_django(request_by(ada()))}"

@@ -1,81 +1,112 @@
-"""HubSpot down, and HubSpot at its limits, with real processes under load."""
+"""An outage and the rate limit of HubSpot, with two processes under load."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 from support import hosts
-from support.caches import CacheBackend
+from support.caches import CLASSES, CacheBackend
 from support.clocks import once_in_time
 from support.hosts import Host, settings_of
 from support.server import Scenario, TokenServer, TokenServerProcess
 
+from hubspot_identify import breaker, client
+
+pytestmark = pytest.mark.slow
+
 PROCESSES, THREADS, SLOTS = 2, 4, 2
+#: A tenth of the real times, so that an outage of 20 s takes two.
+SHORT_TIMES = {"breaker.FAILURE_WINDOW": 3.0, "breaker.COOL_DOWN": 1.5, "client.READ_TIMEOUT": 0.2}
+REAL_TIMES = {
+    "breaker.FAILURE_WINDOW": breaker.FAILURE_WINDOW,
+    "breaker.COOL_DOWN": breaker.COOL_DOWN,
+    "client.READ_TIMEOUT": client.READ_TIMEOUT,
+}
 
 
-@contextmanager
-def pair(cache_backend: CacheBackend, server: TokenServer) -> Iterator[list[Host]]:
-    """Two processes of a site over one cache, for a Professional account."""
-    settings = settings_of(cache_backend, BASE_URL=server.url, RATE_LIMIT=17)
-    with Host(settings) as one, Host(settings) as other:
+@pytest.fixture(scope="module")
+def backend(redis_url: str) -> CacheBackend:
+    redis = {"BACKEND": f"django.core.cache.backends.{CLASSES['redis']}", "LOCATION": redis_url}
+    return CacheBackend("redis", {"default": {**redis, "KEY_PREFIX": uuid.uuid4().hex}})
+
+
+@pytest.fixture(scope="module")
+def pair(backend: CacheBackend) -> Iterator[list[Host]]:
+    """Two running processes over one cache."""
+    with Host(settings_of(backend)) as one, Host(settings_of(backend)) as other:
         for future in [host.start(hosts.ready) for host in (one, other)]:
             assert future.result(60)
         yield [one, other]
 
 
-@pytest.mark.parametrize("cache_backend", ["redis"], indirect=True)
+def start_site(pair: list[Host], backend: CacheBackend, server: TokenServer) -> None:
+    """Let both processes serve a new site with a Professional account."""
+    site = settings_of(backend, API_KEY=f"key-{uuid.uuid4().hex}", BASE_URL=server.url, RATE_LIMIT=17)
+    for host in pair:
+        host.run(hosts.configure, site["HUBSPOT_IDENTIFY"])
+
+
+def set_times(pair: list[Host], times: dict[str, float]) -> None:
+    """Set constants of the app in both processes."""
+    for host in pair:
+        for name, seconds in times.items():
+            host.run(hosts.change, name, seconds)
+
+
 @pytest.mark.parametrize(("scenario", "status"), [("answer", 503), ("hang", None)])
-def test_an_outage_under_load(
-    cache_backend: CacheBackend, token_server_process: TokenServerProcess, scenario: Scenario, status: int | None
+def test_outage_under_load_causes_few_calls(
+    pair: list[Host],
+    backend: CacheBackend,
+    token_server_process: TokenServerProcess,
+    scenario: Scenario,
+    status: int | None,
 ) -> None:
-    """Twenty seconds, two processes of four threads: five calls open the breaker, those under way then may end, and
-    five failed probes open it again. All times but the pages' are a fifth of the real ones, so it takes four seconds.
-    """
-    probes = 5  # after 2.4 to 3.6 s; the next would come 4.8 s later
+    """Five failed calls open the breaker, calls in progress end, and five failed probes open it again."""
+    probes = 5  # after 1.2 to 1.8 s; the next would follow 2.4 s later
 
     def attempt() -> None:
         server = token_server_process.open()
         server.set_scenario(scenario, status=status)
-        with pair(cache_backend, server) as fleet:
-            for host in fleet:
-                for name, seconds in {
-                    "breaker.FAILURE_WINDOW": 6.0,
-                    "breaker.COOL_DOWN": 3.0,
-                    "client.READ_TIMEOUT": 0.4,
-                }.items():
-                    host.run(hosts.change, name, seconds)
-            visits = [host.start(hosts.visit, f"host{number}", THREADS, 4.0, 0.01) for number, host in enumerate(fleet)]
-            views = sum(future.result(60)["views"] for future in visits)
+        start_site(pair, backend, server)
+        visits = [host.start(hosts.visit, f"host{number}", THREADS, 2.0, 0.01) for number, host in enumerate(pair)]
+        views = sum(future.result(60)["views"] for future in visits)
         calls = server.calls
         server.close()
         assert 1 <= calls <= 5 + PROCESSES * SLOTS + probes
-        assert views > 20 * calls  # had each page waited for its call, there were fewer than ten
+        assert views > 10 * calls  # pages that wait for their calls would make at most one view for each call
 
-    once_in_time(attempt)
+    set_times(pair, SHORT_TIMES)
+    try:
+        once_in_time(attempt)
+    finally:
+        set_times(pair, REAL_TIMES)
 
 
-@pytest.mark.parametrize("cache_backend", ["redis"], indirect=True)
-def test_a_thousand_log_ins_in_fifteen_seconds(
-    cache_backend: CacheBackend, token_server_process: TokenServerProcess
+def test_many_log_ins_never_exceed_the_rate_limit_of_hubspot(
+    pair: list[Host], backend: CacheBackend, token_server_process: TokenServerProcess
 ) -> None:
-    """HubSpot takes 190 calls in any ten seconds and is never asked for more; and nearly all it takes are used."""
+    """A Professional account allows 190 calls in any ten seconds. The app makes 17 a second, or one second more.
+
+    Here the same holds for any three seconds. Nearly all calls that HubSpot accepts are made, and their tokens used.
+    """
+    seconds = 3
 
     def attempt() -> None:
         server = token_server_process.open()
-        server.set_scenario("rate_limit", calls=190, seconds=10)
-        with pair(cache_backend, server) as fleet:
-            log_ins = [
-                host.start(hosts.log_in, f"host{number}", 500, 15.0, (0.4, 1.0, 2.0))
-                for number, host in enumerate(fleet)
-            ]
-            identified = sum(future.result(90) for future in log_ins)
+        server.set_scenario("rate_limit", calls=17 * (seconds + 1) + 1, seconds=seconds)
+        start_site(pair, backend, server)
+        log_ins = [
+            host.start(hosts.log_in, f"host{number}", 150, seconds + 1.0, (0.4, 1.0))
+            for number, host in enumerate(pair)
+        ]
+        identified = sum(future.result(90) for future in log_ins)
         calls = server.calls
         tokens = len(server.emails_by_token())
         server.close()
-        assert tokens == calls  # each of them got a token, none a 429
-        assert calls >= 0.7 * 17 * 15
-        assert identified >= 0.5 * calls  # the others' tokens are there for their next page
+        assert tokens == calls  # none of them got a 429
+        assert calls >= 0.7 * 17 * (seconds + 1)
+        assert identified >= 0.5 * calls  # the next pages of the other visitors find their tokens
 
-    once_in_time(attempt)  # calls that are held up on their way meet later ones
+    once_in_time(attempt)  # calls that are delayed on their way coincide with later ones

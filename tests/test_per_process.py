@@ -1,4 +1,4 @@
-"""Values that no process inherits; real forks are in test_forks.py."""
+"""Values that a forked child does not inherit; test_forks.py forks for real."""
 
 from __future__ import annotations
 
@@ -9,20 +9,15 @@ import pytest
 from hubspot_identify.per_process import PerProcess
 
 
-def test_one_for_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kept as long as the process is the same, made anew once when it turns out to be another."""
+def test_value_is_created_once_for_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is replaced on request, and once when the process id is another one."""
     value: PerProcess[object] = PerProcess(object)
+    first = value.get()
+    assert value.get() is first
+    value.renew()
     of_parent = value.get()
-    assert value.get() is of_parent
+    assert of_parent is not first
     monkeypatch.setattr(os, "getpid", lambda: -1)
     of_child = value.get()
     assert of_child is not of_parent
     assert value.get() is of_child
-
-
-def test_renewed_on_request() -> None:
-    """Tests begin anew without a fork."""
-    value: PerProcess[object] = PerProcess(object)
-    before = value.get()
-    value.renew()
-    assert value.get() is not before

@@ -1,9 +1,10 @@
-"""Nobody waits for HubSpot longer than said, nobody gets another's token, and every failure is survived."""
+"""The public functions: results, waiting times, whose token is returned, and what happens on failures."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import math
 import socket
 import subprocess
@@ -20,18 +21,17 @@ from typing import Any
 import pytest
 import time_machine
 from django.core.cache import cache
-from django.http import HttpRequest
 from django.test import RequestFactory
 from pytest_django import Settings
 from support.clocks import GENEROUS_TIMEOUT, SLACK, Clock, once_in_time
 from support.faulty_cache import FaultyCache, refused
-from support.server import Scenario, TokenServer, email_of
+from support.server import Scenario, TokenServer, TokenServerProcess, email_of
 from support.workers import wait_for_workers
 
-from hubspot_identify import services, views, widget
+from hubspot_identify import background, services, views, widget
 from hubspot_identify import store as store_module
-from hubspot_identify.background import MAX_ABANDONED_THREADS, SLOTS, get_workers
-from hubspot_identify.client import TokenClient  # loaded before any first call has to
+from hubspot_identify.background import SLOTS, get_workers
+from hubspot_identify.client import TokenClient  # imported here so that no timed call has to import it
 from hubspot_identify.conf import get_config
 from hubspot_identify.exceptions import (
     AuthenticationError,
@@ -63,21 +63,21 @@ def change(settings: Settings, **changes: object) -> None:
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, **changes}
 
 
-def warm(visitor: Visitor = ADA, account: str | None = None) -> VisitorToken:
-    """Have a token in the cache, and return it."""
+def cached_token(visitor: Visitor = ADA, account: str | None = None) -> VisitorToken:
+    """Return the visitor's token from the cache, where it is stored first if it is missing."""
     token = services.get_token(visitor, wait=GENEROUS_TIMEOUT, account=account)
     assert token is not None
     wait_for_workers()
     return token
 
 
-def request_of(email: str | None = ADA.email) -> HttpRequest:
-    """What our script sends, from somebody's session."""
-    request = RequestFactory().get(
+def request_of(email: str | None = ADA.email) -> Any:
+    """Return the script's request for the identity of the user who has this address."""
+    request: Any = RequestFactory().get(
         "/hubspot/identity/", headers={"X-HubSpot-Identify": "1", "Sec-Fetch-Site": "same-origin"}
     )
-    request.session = {}  # type: ignore[assignment]
-    request.user = SimpleNamespace(  # type: ignore[assignment]
+    request.session = {}
+    request.user = SimpleNamespace(
         pk=1 if email else None, is_authenticated=email is not None, email=email, first_name="Ada", last_name=""
     )
     return request
@@ -86,36 +86,40 @@ def request_of(email: str | None = ADA.email) -> HttpRequest:
 # The public functions
 
 
-def test_create_token(hubspot: TokenServer) -> None:
-    """A new token for each call, past the cache."""
+def test_create_token_bypasses_the_cache(hubspot: TokenServer) -> None:
+    """Each call returns a new token, and none is cached."""
     before = time.time()
     one, other = services.create_token(ADA), services.create_token(ADA)
     assert before <= one.created_at <= other.created_at <= time.time()
     assert (email_of(one.value), one.visitor, one.value == other.value) == (ADA.email, ADA, False)
     assert hubspot.calls == 2
-    assert services.get_token(EVE) is None  # nothing was cached for anybody
     assert services.get_token(ADA) is None
 
 
-def test_two_who_create_tokens_at_a_time(hubspot: TokenServer) -> None:
-    """Two calls are two calls, and each gets the token of its own visitor, or another of the same."""
-    hubspot.set_scenario("healthy", latency=0.2)
-    visitors = [ADA, EVE] * 4
+def test_simultaneous_create_token_calls_return_each_visitors_own_token(hubspot: TokenServer) -> None:
+    """Calls are not shared, also those for the same visitor."""
+    hubspot.set_scenario("healthy", latency=0.05)
+    visitors = [ADA, EVE] * 2
     with ThreadPoolExecutor(SLOTS) as pool:
         tokens = list(pool.map(services.create_token, visitors))
     assert [email_of(token.value) for token in tokens] == [visitor.email for visitor in visitors]
     assert len({token.value for token in tokens}) == hubspot.calls == len(visitors)
 
 
-def test_create_token_tells_of_a_mistake_in_the_code(hubspot: TokenServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What nobody foresaw is in the log; the caller gets one of the errors that the documentation names."""
+def test_create_token_raises_a_documented_error_for_an_unexpected_exception(
+    hubspot: TokenServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The exception itself is logged."""
     monkeypatch.setattr(TokenClient, "create_token", lambda *args: 1 / 0)
-    with pytest.raises(TransportError, match=r"^The call ended with a mistake in the code around it, which the log "):
+    with pytest.raises(TransportError):
         services.create_token(ADA)
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("hubspot_identify.background", logging.ERROR)
+    assert "ZeroDivisionError" in caplog.text
 
 
-def test_create_token_passes_breaker_and_rate_window(hubspot: TokenServer, settings: Settings) -> None:
-    """A command that examines the set-up, or a task that has to know, gets HubSpot's own answer each time."""
+def test_create_token_bypasses_circuit_breaker_and_rate_limit(hubspot: TokenServer, settings: Settings) -> None:
+    """A command that examines the settings gets HubSpot's current response each time."""
     change(settings, RATE_LIMIT=1)
     hubspot.reject_key()
     for _ in range(3):
@@ -126,8 +130,8 @@ def test_create_token_passes_breaker_and_rate_window(hubspot: TokenServer, setti
     assert hubspot.calls == 4
 
 
-def test_get_token_makes_one_behind(hubspot: TokenServer) -> None:
-    """The first caller goes without, the next has it, and HubSpot is asked once."""
+def test_get_token_fetches_in_the_background(hubspot: TokenServer) -> None:
+    """The first caller gets none, later callers get the token, and HubSpot is called once."""
     assert services.get_token(ADA) is None
     wait_for_workers()
     token = services.get_token(ADA)
@@ -137,8 +141,8 @@ def test_get_token_makes_one_behind(hubspot: TokenServer) -> None:
     assert hubspot.calls == 1
 
 
-def test_get_token_may_wait(hubspot: TokenServer) -> None:
-    """For who asks and for everybody else who asks meanwhile."""
+def test_callers_that_wait_for_the_same_token_share_one_call(hubspot: TokenServer) -> None:
+    """Twenty threads wait for the token of one visitor."""
     hubspot.set_scenario("healthy", latency=0.1)
     with ThreadPoolExecutor(20) as pool:
         tokens = set(pool.map(lambda _: services.get_token(ADA, wait=GENEROUS_TIMEOUT), range(20)))
@@ -147,32 +151,26 @@ def test_get_token_may_wait(hubspot: TokenServer) -> None:
     assert hubspot.calls == 1
 
 
-def test_forget_token(hubspot: TokenServer) -> None:
-    """The token is dropped, and the next is a new one."""
-    token = warm()
+def test_forgotten_token_is_replaced_by_a_new_one(hubspot: TokenServer) -> None:
+    """After ``forget_token()``, the next token is another one."""
+    token = cached_token()
     services.forget_token(ADA)
-    cache.delete(f"{entry_key(ADA, get_config())}:lock")  # which is some seconds old by then
+    cache.delete(f"{entry_key(ADA, get_config())}:lock")  # which would expire some seconds later
     assert services.get_token(ADA) is None
     wait_for_workers()
-    assert warm() != token
+    assert cached_token() != token
 
 
-@pytest.fixture
-def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache that failed is tried again at once."""
-    monkeypatch.setattr(store_module, "PAUSE", 0.0)
-
-
-@pytest.mark.usefixtures("no_pause")
 def test_forgotten_token_is_not_used_by_a_process_that_kept_it(
     hubspot: TokenServer, faulty_cache: type[FaultyCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process has the token in its memory since an outage of the cache. Afterwards, another process forgets it.
+    """A process has kept the token in memory during an outage of the cache. Then another process forgets the token.
 
-    The failure of a later fetch does not bring it back either.
+    The failure of a later fetch does not restore it either.
     """
+    monkeypatch.setattr(store_module, "PAUSE", 0.0)  # seconds until a cache that failed is used again
     faulty_cache.instead["*"] = refused
-    token = warm()
+    token = cached_token()
     faulty_cache.reset()
     assert services.get_token(ADA) == token
     with monkeypatch.context() as other_process:
@@ -187,13 +185,12 @@ def test_forgotten_token_is_not_used_by_a_process_that_kept_it(
         wait_for_workers()
 
 
-@pytest.mark.parametrize("status", [400, 500])
-def test_forget_token_keeps_the_record_of_a_failure(hubspot: TokenServer, status: int) -> None:
-    """HubSpot is not asked sooner again, and the visitor is no probe of the circuit breaker."""
+def test_forget_token_keeps_the_record_of_a_failure(hubspot: TokenServer) -> None:
+    """HubSpot is not called any sooner, and the visitor is not used to probe an open circuit breaker."""
     key = entry_key(ADA, get_config())
     with time_machine.travel(NOW, tick=False):
-        warm()
-        hubspot.answer(status)
+        cached_token()
+        hubspot.answer(500)
     with time_machine.travel(NOW + 9 * HOUR, tick=False):
         cache.delete(f"{key}:lock")
         services.get_token(ADA)
@@ -209,40 +206,42 @@ def test_forget_token_keeps_the_record_of_a_failure(hubspot: TokenServer, status
     assert hubspot.calls == 2
 
 
-def test_switched_off(hubspot: TokenServer, settings: Settings) -> None:
-    """No call, no token, and who insists is told why. Nothing else need be set then."""
+def test_disabled_app_makes_no_call(hubspot: TokenServer, settings: Settings) -> None:
+    """With ``ENABLED`` set to ``False``, no other setting is needed and only ``create_token()`` raises."""
     settings.HUBSPOT_IDENTIFY = {"ENABLED": False}
     assert services.get_token(ADA, wait=1) is None
     services.forget_token(ADA)
     assert services.identify(request_of()) is services.NOBODY
-    with pytest.raises(ConfigurationError, match="'ENABLED'] is False"):
+    with pytest.raises(ConfigurationError) as caught:
         services.create_token(ADA)
+    assert caught.value.setting == "ENABLED"
     assert hubspot.calls == 0
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "named"),
-    [
-        (lambda: services.get_token("ada@example.com"), TypeError, "visitor"),  # type: ignore[arg-type]
-        (lambda: services.create_token(None), TypeError, "visitor"),  # type: ignore[arg-type]
-        (lambda: services.forget_token(1), TypeError, "visitor"),  # type: ignore[arg-type]
-        (lambda: services.get_token(ADA, wait=-1), ValueError, "wait"),
-        (lambda: services.get_token(ADA, wait=math.inf), ValueError, "wait"),
-        (lambda: services.get_token(ADA, wait=math.nan), ValueError, "wait"),
-        (lambda: services.get_token(ADA, wait="1"), TypeError, "wait"),  # type: ignore[arg-type]
-        (lambda: services.get_token(ADA, wait=True), TypeError, "wait"),
-        (lambda: services.identify(request_of(None), wait=-1), ValueError, "wait"),
-        (lambda: services.get_token(ADA, account="nowhere"), UnknownAccountError, "nowhere"),
-    ],
-)
-def test_wrong_arguments_raise(call: Callable[[], object], error: type[Exception], named: str) -> None:
-    """At once, for any visitor and whatever the cache holds. The error names the argument or the account."""
-    with pytest.raises(error, match=named):
-        call()
+@pytest.mark.parametrize("function", [services.get_token, services.create_token, services.forget_token])
+def test_visitor_of_another_type_is_a_type_error(function: Callable[..., object]) -> None:
+    """An e-mail address is no visitor."""
+    with pytest.raises(TypeError, match=r"hubspot_identify\.visitors\.Visitor"):
+        function("ada@example.com")
 
 
-def test_identify_says_what_the_endpoint_would(hubspot: TokenServer) -> None:
-    """First that it is worth asking again, then who it is; nobody for nobody."""
+@pytest.mark.parametrize(("wait", "error"), [(-1, ValueError), (math.inf, ValueError), (True, TypeError)])
+def test_invalid_wait_is_an_error(wait: float, error: type[Exception]) -> None:
+    """It is raised for every visitor, anonymous ones included, and whatever is cached."""
+    with pytest.raises(error, match=r"\bwait\b"):
+        services.get_token(ADA, wait=wait)
+    with pytest.raises(error, match=r"\bwait\b"):
+        services.identify(request_of(None), wait=wait)
+
+
+def test_unknown_account_is_an_error() -> None:
+    """The error names the account."""
+    with pytest.raises(UnknownAccountError, match="nowhere"):
+        services.get_token(ADA, account="nowhere")
+
+
+def test_identify_returns_what_the_endpoint_responds(hubspot: TokenServer) -> None:
+    """Without a token the identity is pending; then it has the token. Anonymous visitors have none."""
     name = subject(ADA, get_config())
     assert services.identify(request_of()) == services.Identification(name, None, pending=True)
     wait_for_workers()
@@ -256,8 +255,8 @@ def test_identify_says_what_the_endpoint_would(hubspot: TokenServer) -> None:
     assert "ada@" not in repr(found)
 
 
-def test_identify_waits_as_inline_pages_do(hubspot: TokenServer, settings: Settings) -> None:
-    """``PAGE_WAIT`` where the page carries the identity, or as long as one says."""
+def test_identify_waits_as_long_as_inline_pages_do(hubspot: TokenServer, settings: Settings) -> None:
+    """By default it waits ``PAGE_WAIT`` if pages contain the identity, and otherwise not at all."""
     change(settings, DELIVERY="inline", PAGE_WAIT=10, TIMEOUT=GENEROUS_TIMEOUT)
     assert services.identify(request_of()).identity is not None
     wait_for_workers()
@@ -267,30 +266,12 @@ def test_identify_waits_as_inline_pages_do(hubspot: TokenServer, settings: Setti
     assert services.identify(request_of("joe@example.com"), wait=GENEROUS_TIMEOUT).identity is not None
 
 
-def test_a_refused_visitor_is_not_worth_asking_for_again(hubspot: TokenServer) -> None:
-    """HubSpot did not accept the data: no identity, and not pending."""
-    hubspot.answer(400)
-    services.identify(request_of())
-    wait_for_workers()
-    assert services.identify(request_of()) == services.Identification(subject(ADA, get_config()), None)
-    assert hubspot.calls == 1
-
-
-def test_an_open_breaker_is_not_worth_asking_again(hubspot: TokenServer) -> None:
-    """For nobody, once this process knows of it."""
-    hubspot.reject_key()
-    services.identify(request_of())
-    wait_for_workers()
-    found = services.identify(request_of("eve@example.com"))
-    assert (found.identity, found.pending) == (None, False)
-
-
-# 1. The request thread
+# What runs in the thread of the request
 
 
 @pytest.fixture
-def connects(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The name of each thread that opens a connection or looks up a name, as often as it does."""
+def connecting_threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The name of the thread for each connection that is opened and each host name that is resolved."""
     threads: list[str] = []
 
     def recording(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -305,28 +286,24 @@ def connects(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return threads
 
 
-def ours(names: list[str]) -> int:
-    return names.count(threading.current_thread().name)
-
-
-def test_the_endpoint_makes_one_cache_operation(
-    hubspot: TokenServer, faulty_cache: type[FaultyCache], connects: list[str]
+def test_endpoint_makes_one_cache_operation(
+    hubspot: TokenServer, faulty_cache: type[FaultyCache], connecting_threads: list[str]
 ) -> None:
-    """Cold and warm, and no connection; all else is the worker's."""
+    """With and without a cached token, its thread reads the cache once and opens no connection."""
     main = threading.current_thread().name
-    cold = views.identity(request_of())
-    assert (cold.status_code, faulty_cache.count(main)) == (202, 1)
-    assert ours(connects) == 0
+    without_token = views.identity(request_of())
+    assert (without_token.status_code, faulty_cache.count(main)) == (202, 1)
+    assert main not in connecting_threads
     wait_for_workers()
-    assert "hubspot-identify" in connects
-    warm = views.identity(request_of())
-    assert (warm.status_code, faulty_cache.count(main)) == (200, 2)
-    assert ADA.email in warm.content.decode()
-    assert ours(connects) == 0
+    assert "hubspot-identify" in connecting_threads
+    with_token = views.identity(request_of())
+    assert (with_token.status_code, faulty_cache.count(main)) == (200, 2)
+    assert ADA.email in with_token.content.decode()
+    assert main not in connecting_threads
 
 
-def test_the_endpoint_never_waits(hubspot: TokenServer) -> None:
-    """With HubSpot hanging and all workers hanging on it, the answer comes at once."""
+def test_endpoint_never_waits_for_hubspot(hubspot: TokenServer) -> None:
+    """It responds at once while HubSpot hangs and all workers are busy."""
     hubspot.set_scenario("hang")
 
     def attempt() -> None:
@@ -340,36 +317,36 @@ def test_the_endpoint_never_waits(hubspot: TokenServer) -> None:
 
 
 class Untouchable:
-    """Whatever is asked of it, the test fails."""
+    """An object that must not be accessed."""
 
     def __getattr__(self, name: str) -> object:
-        pytest.fail(f"asked for {name}")
+        pytest.fail(f"{name} was accessed")
 
 
-def test_the_deferred_tag_touches_nothing(faulty_cache: type[FaultyCache], connects: list[str]) -> None:
-    """No cache, no user, no session, no connection."""
-    request = RequestFactory().get("/")
-    request.user = request.session = Untouchable()  # type: ignore[assignment]
+def test_deferred_tag_accesses_nothing(faulty_cache: type[FaultyCache], connecting_threads: list[str]) -> None:
+    """It needs no cache, user, session or connection."""
+    request: Any = RequestFactory().get("/")
+    request.user = request.session = Untouchable()
     assert "data-endpoint" in widget.render_script(request)
-    assert (faulty_cache.asked, connects) == ([], [])
+    assert (faulty_cache.asked, connecting_threads) == ([], [])
 
 
-def test_the_inline_tag_makes_one_cache_operation(
-    hubspot: TokenServer, faulty_cache: type[FaultyCache], settings: Settings, connects: list[str]
+def test_inline_tag_makes_one_cache_operation(
+    hubspot: TokenServer, faulty_cache: type[FaultyCache], settings: Settings, connecting_threads: list[str]
 ) -> None:
-    """Cold and warm. On a miss it waits for the worker, and the very first page carries the identity."""
+    """Without a cached token it waits for the worker, so the first page already contains the identity."""
     change(settings, DELIVERY="inline", PAGE_WAIT=5)
     main = threading.current_thread().name
     for pages in (1, 2):
         assert ADA.email in widget.render_script(request_of())
         wait_for_workers()
         assert faulty_cache.count(main) == pages
-    assert ours(connects) == 0
+    assert main not in connecting_threads
     assert hubspot.calls == 1
 
 
-def test_an_inline_page_waits_no_longer_than_page_wait(hubspot: TokenServer, settings: Settings) -> None:
-    """And not at all where that is 0."""
+def test_inline_page_waits_no_longer_than_page_wait(hubspot: TokenServer, settings: Settings) -> None:
+    """With ``PAGE_WAIT`` 0 it does not wait at all."""
     hubspot.set_scenario("held")
 
     def attempt() -> None:
@@ -377,18 +354,18 @@ def test_an_inline_page_waits_no_longer_than_page_wait(hubspot: TokenServer, set
         assert "data-identity" not in widget.render_script(request_of())
         assert page_wait <= time.monotonic() - started < page_wait + SLACK
 
-    for page_wait in (0.2, 0):
+    for page_wait in (0.1, 0):
         change(settings, DELIVERY="inline", PAGE_WAIT=page_wait, TIMEOUT=GENEROUS_TIMEOUT)
         once_in_time(attempt)
     hubspot.release()
 
 
-# 2. Deadlines
+# Deadlines
 
 
 @pytest.fixture
 def silent_resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """A resolver that answers nobody until the test is over, or says so."""
+    """A resolver of host names that does not answer until the event is set, at the latest when the test ends."""
     answer = threading.Event()
     look_up = socket.getaddrinfo
 
@@ -401,121 +378,113 @@ def silent_resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event
     answer.set()
 
 
-MOODS: list[Scenario | str] = [
-    "refused",
-    "unconnectable",
-    "silent resolver",
-    "tls",
-    "hang",
-    "hang_after_headers",
-    "drip_headers",
-    "drip_body",
-    "drip_to_close",
-    "endless_body",
-    "bomb",
-]
-
-
-def set_mood(scenario: str, server: TokenServer, settings: Settings, request: pytest.FixtureRequest) -> None:
-    if scenario == "silent resolver":
-        request.getfixturevalue("silent_resolver")
-    elif scenario == "tls":
-        change(settings, BASE_URL=server.https_url)
-        server.set_scenario("hang")
-    else:
-        server.set_scenario(scenario)  # type: ignore[arg-type]
-
-
-def timed(call: Callable[[], object]) -> float:
-    """How long a call took that gives no token."""
+def seconds_without_token(call: Callable[[], object]) -> float:
+    """Return how long a call takes that returns no token or raises."""
     started = time.monotonic()
     with contextlib.suppress(HubSpotIdentifyError):
         assert call() is None
     return time.monotonic() - started
 
 
-@pytest.mark.parametrize("scenario", MOODS)
-def test_everybody_is_released_in_time(
-    hubspot: TokenServer, settings: Settings, scenario: str, request: pytest.FixtureRequest
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "scenario",
+    ["unconnectable", "silent resolver", "tls", "hang", "drip_headers", "drip_body", "drip_to_close", "endless_body"],
+)
+def test_waiters_are_released_in_time_whatever_hubspot_does(
+    hubspot: TokenServer, settings: Settings, scenario: Any, request: pytest.FixtureRequest
 ) -> None:
-    """Whatever HubSpot does: waiters go on within their time, and at the deadline both slots are free again."""
-    set_mood(scenario, hubspot, settings, request)
-    change(settings, TIMEOUT=0.5)
+    """Each caller waits no longer than its own limit, and at the deadline both worker slots are free again."""
+    if scenario == "silent resolver":
+        request.getfixturevalue("silent_resolver")
+    elif scenario == "tls":
+        change(settings, BASE_URL=hubspot.https_url)
+        hubspot.set_scenario("hang")
+    else:
+        hubspot.set_scenario(scenario)
+    change(settings, TIMEOUT=0.3)
     numbers = itertools.count()
 
     def attempt() -> None:
-        other = Visitor(f"other{next(numbers)}@example.com")  # new each time, since a failure is remembered
-        calls = [lambda: services.create_token(ADA), lambda: services.get_token(other, wait=0.2)]
+        other = Visitor(f"other{next(numbers)}@example.com")  # another one each time, since failures are recorded
+        calls = [lambda: services.create_token(ADA), lambda: services.get_token(other, wait=0.1)]
         with ThreadPoolExecutor(2) as pool:
-            create, get = pool.map(timed, calls)
-        assert create < 0.5 + SLACK
-        assert get < 0.2 + SLACK
+            create, get = pool.map(seconds_without_token, calls)
+        assert create < 0.3 + SLACK
+        assert get < 0.1 + SLACK
 
     once_in_time(attempt)
     deadlines = [job.deadline for job in get_workers()._jobs.values()]
     time.sleep(max([0.0, *(deadline - time.monotonic() for deadline in deadlines)]))
-    quick = [get_workers().submit(f"quick{number}", lambda *_: None, GENEROUS_TIMEOUT) for number in range(SLOTS)]
-    assert [job.wait(GENEROUS_TIMEOUT) for job in quick if job] == [None] * SLOTS
+    jobs = [get_workers().submit(f"job {number}", lambda *_: None, GENEROUS_TIMEOUT) for number in range(SLOTS)]
+    assert [job.wait(GENEROUS_TIMEOUT) for job in jobs if job] == [None] * SLOTS
     if scenario == "tls":
         # Before the server resets its connections: Python does not close a socket whose handshake has not begun.
         wait_for_workers()
 
 
-@pytest.mark.parametrize("scenario", ["unconnectable", "hang", "drip_headers", "drip_body", "drip_to_close"])
-def test_ten_hanging_calls_leave_the_process_able_to_serve(
-    hubspot: TokenServer, settings: Settings, scenario: Scenario
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", ["hang", "drip_headers", "drip_body"])
+def test_hanging_calls_are_aborted_so_that_the_process_recovers(
+    hubspot: TokenServer, settings: Settings, scenario: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those that never end by themselves are aborted a few seconds after their deadline."""
+    """Calls that would never end by themselves end some time after their deadline."""
+    monkeypatch.setattr(background, "MAX_ABANDONED_THREADS", 3)
+    monkeypatch.setattr(background, "ABORT_AFTER", 0.5)
     hubspot.set_scenario(scenario)
-    change(settings, TIMEOUT=0.2)
-    for number in range(10):
+    change(settings, TIMEOUT=0.1)
+    for number in range(5):
         with pytest.raises(TransportError):
             services.create_token(Visitor(f"visitor{number}@example.com"))
     hubspot.set_scenario("healthy")
     change(settings, TIMEOUT=GENEROUS_TIMEOUT)
     until = time.monotonic() + GENEROUS_TIMEOUT
     token = None
-    while token is None and time.monotonic() < until:  # "not now" is an answer, and one asks again
+    while token is None and time.monotonic() < until:  # the worker slots may still be in use
         time.sleep(0.01)
         token = services.get_token(ADA, wait=GENEROUS_TIMEOUT)
     assert token is not None
 
 
-def test_a_resolver_that_never_answers_holds_eight_threads_at_most(
-    silent_resolver: threading.Event, hubspot: TokenServer, settings: Settings
+@pytest.mark.slow
+def test_silent_resolver_blocks_a_limited_number_of_threads(
+    silent_resolver: threading.Event, hubspot: TokenServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing can abort those. No call is started meanwhile, and the process serves again when the resolver does."""
+    """These cannot be aborted. No further call is started, and the process recovers when the resolver answers."""
+    limit = 3
+    monkeypatch.setattr(background, "MAX_ABANDONED_THREADS", limit)
     change(settings, TIMEOUT=0.1)
-    for number in range(MAX_ABANDONED_THREADS + 2):
+    for number in range(limit + 2):
         with pytest.raises(TransportError):
             services.create_token(Visitor(f"visitor{number}@example.com"))
-        time.sleep(0.01)  # after which the job is overdue as well, whose time began a moment later
+        time.sleep(0.01)  # the deadline of the job is a moment after that of the caller
     threads = [thread for thread in threading.enumerate() if thread.name == "hubspot-identify"]
-    assert len(threads) == MAX_ABANDONED_THREADS
+    assert len(threads) == limit
     change(settings, TIMEOUT=3.0)
-    assert services.get_token(ADA, wait=1) is None
+    assert services.get_token(ADA, wait=0.1) is None
     silent_resolver.set()
     wait_for_workers()
-    assert email_of(warm().value) == ADA.email
+    assert email_of(cached_token().value) == ADA.email
 
 
-def test_all_workers_busy(hubspot: TokenServer, settings: Settings) -> None:
-    """Who insists on a token waits for a free worker, and in the end is told that there was none."""
+def test_create_token_waits_for_a_free_worker(hubspot: TokenServer, settings: Settings) -> None:
+    """If none becomes free within ``TIMEOUT``, it raises an error and makes no call."""
     hubspot.set_scenario("held")
     for number in range(SLOTS):
         services.get_token(Visitor(f"visitor{number}@example.com"))
-    change(settings, TIMEOUT=0.2)
-    with pytest.raises(TransportError, match="All workers were busy"):
+    change(settings, TIMEOUT=0.1)
+    with pytest.raises(TransportError):
         services.create_token(ADA)
     change(settings, TIMEOUT=GENEROUS_TIMEOUT)
-    threading.Timer(0.1, hubspot.release).start()
+    threading.Timer(0.05, hubspot.release).start()
     assert services.create_token(ADA)
+    assert hubspot.calls == SLOTS + 1
 
 
-@pytest.mark.parametrize("scenario", ["hang", "drip_body"])
-def test_the_interpreter_exits_while_a_call_hangs(token_server: TokenServer, scenario: Scenario) -> None:
-    """Within a second of what it takes without a call: a deployment does not wait for HubSpot either."""
-    token_server.set_scenario(scenario)
+@pytest.mark.slow
+def test_interpreter_exits_while_a_call_hangs(token_server: TokenServer) -> None:
+    """The exit takes at most a second longer than without a call, so that HubSpot does not delay a deployment."""
+    token_server.set_scenario("drip_body")
     program = f"""
         import time
         import django
@@ -555,53 +524,49 @@ def test_the_interpreter_exits_while_a_call_hangs(token_server: TokenServer, sce
     once_in_time(attempt)
 
 
-# 4. The right person
+# Each visitor's own token
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
+def test_changed_account_never_uses_the_old_token(hubspot: TokenServer, settings: Settings) -> None:
+    """With another key, portal, path or server, the token in the cache is a miss."""
+    changes = (
         {"API_KEY": "another-key"},
         {"PORTAL_ID": "124"},
         {"TOKEN_PATH": "/visitor-identification/2026-09/tokens/create"},
-        {"BASE_URL": "http://localhost:{port}"},
-    ],
-)
-def test_a_changed_account_never_gets_the_old_token(
-    hubspot: TokenServer, settings: Settings, changes: dict[str, str]
-) -> None:
-    """Another key, portal, path or server: the old token is as if it were not there."""
-    old = warm()
-    change(settings, **{name: value.format(port=hubspot.port) for name, value in changes.items()})
-    assert services.get_token(ADA) is None
-    wait_for_workers()
-    new = warm()
-    assert (new.value != old.value, hubspot.calls) == (True, 2)
+        {"BASE_URL": f"http://localhost:{hubspot.port}"},
+    )
+    tokens = [cached_token().value]
+    for number, changed in enumerate(changes, 1):
+        change(settings, **changed)
+        assert services.get_token(ADA) is None
+        wait_for_workers()
+        tokens.append(cached_token().value)
+        assert (len(set(tokens)), hubspot.calls) == (number + 1, number + 1)
 
 
-def test_everybody_gets_their_own(hubspot: TokenServer) -> None:
-    """Many visitors at once on few workers: whoever has a token has one for their own address."""
-    visitors = [Visitor(f"visitor{number}@example.com") for number in range(40)]
+def test_simultaneous_visitors_get_their_own_tokens(hubspot: TokenServer) -> None:
+    """Many visitors share few workers, and each token was created for the address of the visitor who gets it."""
+    visitors = [Visitor(f"visitor{number}@example.com") for number in range(30)]
 
-    def ask(visitor: Visitor) -> tuple[Visitor, VisitorToken | None]:
+    def fetch(visitor: Visitor) -> tuple[Visitor, VisitorToken | None]:
         return visitor, services.get_token(visitor, wait=GENEROUS_TIMEOUT)
 
-    answers = []
+    results: list[tuple[Visitor, VisitorToken | None]] = []
     with ThreadPoolExecutor(8) as pool:
-        for _ in range(3):
-            answers += pool.map(ask, visitors)
+        for _ in range(2):
+            results += pool.map(fetch, visitors)
             wait_for_workers()
-    made = hubspot.emails_by_token()
-    got = [(visitor.email, made[token.value]) for visitor, token in answers if token]
-    assert len(got) > 10
-    assert [asked for asked, _ in got] == [email for _, email in got]
+    emails = hubspot.emails_by_token()
+    pairs = [(visitor.email, emails[token.value]) for visitor, token in results if token]
+    assert len(pairs) > 5
+    assert [email for email, _ in pairs] == [email for _, email in pairs]
 
 
-def test_changed_names_are_renewed_behind_the_page_once_in_ten_minutes(hubspot: TokenServer) -> None:
-    """Nobody spends the site's calls by editing a profile again and again."""
+def test_changed_names_are_refreshed_in_the_background_once_in_ten_minutes(hubspot: TokenServer) -> None:
+    """A visitor cannot use up the site's calls by editing a profile again and again."""
     with time_machine.travel(NOW, tick=False) as traveller:
-        old = warm()
-        for seconds in range(0, int(2.5 * CHANGE_AFTER), 30):
+        old = cached_token()
+        for seconds in range(0, int(2.5 * CHANGE_AFTER), 60):
             traveller.move_to(NOW + seconds)
             token = services.get_token(Visitor(ADA.email, f"Name {seconds}"))
             assert token is not None
@@ -610,8 +575,8 @@ def test_changed_names_are_renewed_behind_the_page_once_in_ten_minutes(hubspot: 
         assert services.get_token(ADA) != old
 
 
-def test_a_callable_key_may_change_without_a_cold_token(hubspot: TokenServer, settings: Settings) -> None:
-    """An OAuth token that changes every half hour: a day of page views, none of them without identity."""
+def test_changing_callable_key_does_not_invalidate_tokens(hubspot: TokenServer, settings: Settings) -> None:
+    """An OAuth token changes every half hour. On no page view of a day is the identity missing."""
     keys: list[str] = []
 
     def key() -> str:
@@ -620,7 +585,7 @@ def test_a_callable_key_may_change_without_a_cold_token(hubspot: TokenServer, se
 
     change(settings, API_KEY=key)
     with time_machine.travel(NOW, tick=False) as traveller:
-        warm()
+        cached_token()
         for _ in range(48):
             traveller.shift(1800)
             assert services.get_token(ADA) is not None
@@ -631,19 +596,16 @@ def test_a_callable_key_may_change_without_a_cold_token(hubspot: TokenServer, se
     assert sent == [f"Bearer {key}" for key in keys]
 
 
-def test_a_callable_key_is_asked_on_a_worker_only(hubspot: TokenServer, settings: Settings) -> None:
-    """It may be slow, or fail, without any page noticing."""
+def test_callable_key_is_called_only_on_a_worker(hubspot: TokenServer, settings: Settings) -> None:
+    """It may be slow or raise without an effect on pages."""
     threads: list[str] = []
-    asked = threading.Event()
 
     def key() -> str:
         threads.append(threading.current_thread().name)
-        asked.set()
         raise OSError("the vault is sealed: s3cret")
 
     change(settings, API_KEY=key)
     assert services.get_token(ADA, wait=GENEROUS_TIMEOUT) is None
-    assert asked.is_set()
     assert set(threads) == {"hubspot-identify"}
     assert hubspot.calls == 0
 
@@ -651,17 +613,14 @@ def test_a_callable_key_is_asked_on_a_worker_only(hubspot: TokenServer, settings
 @pytest.mark.parametrize(
     "value",
     [
-        "a text",
-        12,
-        [],
         {"token": "someone-elses"},
         Entry("a b", NOW, 0.0, ""),
-        Entry("dead", NOW - DEAD_AFTER, 0.0, ""),
+        Entry("expired", NOW - DEAD_AFTER, 0.0, ""),
         Entry("future", NOW + 3600, 0.0, ""),
     ],
 )
-def test_a_strange_value_under_our_key_is_a_miss(hubspot: TokenServer, value: object) -> None:
-    """The visitor gets a token of their own in its place."""
+def test_unexpected_cache_entry_is_a_miss(hubspot: TokenServer, value: object) -> None:
+    """The visitor gets a new token, which replaces the entry."""
     with time_machine.travel(NOW, tick=False):
         key = entry_key(ADA, get_config())
         cache.set(key, value.as_primitives(key) if isinstance(value, Entry) else value)
@@ -672,13 +631,13 @@ def test_a_strange_value_under_our_key_is_a_miss(hubspot: TokenServer, value: ob
     assert hubspot.emails_by_token() == {token.value: ADA.email}
 
 
-# 6. Ages
+# Ages of tokens
 
 
-def test_a_token_due_for_renewal_is_served_meanwhile(hubspot: TokenServer) -> None:
-    """One job renews it, however many pages ask; nobody waits for it."""
+def test_token_due_for_renewal_is_served_while_one_job_renews_it(hubspot: TokenServer) -> None:
+    """However many pages request it, HubSpot is called once and no page waits."""
     with time_machine.travel(NOW, tick=False) as traveller:
-        old = warm()
+        old = cached_token()
         traveller.shift(9 * HOUR)
         hubspot.set_scenario("held")
         assert {services.get_token(ADA, wait=GENEROUS_TIMEOUT) for _ in range(20)} == {old}
@@ -689,10 +648,10 @@ def test_a_token_due_for_renewal_is_served_meanwhile(hubspot: TokenServer) -> No
         assert (new.created_at, hubspot.calls) == (NOW + 9 * HOUR, 2)
 
 
-def test_a_dead_token_never_leaves_the_cache_layer(hubspot: TokenServer) -> None:
-    """Rather none at all."""
+def test_expired_token_is_never_returned(hubspot: TokenServer) -> None:
+    """A second before it expires it is still used. After that there is none, also if HubSpot fails."""
     with time_machine.travel(NOW, tick=False) as traveller:
-        warm()
+        cached_token()
         hubspot.answer(500)
         traveller.shift(DEAD_AFTER - 1)
         last = services.identify(request_of()).identity
@@ -703,93 +662,105 @@ def test_a_dead_token_never_leaves_the_cache_layer(hubspot: TokenServer) -> None
         assert services.get_token(ADA, wait=GENEROUS_TIMEOUT) is None
 
 
-@pytest.mark.parametrize("scenario", ["refused", "answer"])
-def test_three_hours_without_hubspot(hubspot: TokenServer, scenario: Scenario) -> None:
-    """No view of an active visitor is without token, before, while and after; and HubSpot is left in peace."""
+@pytest.mark.slow
+def test_active_visitor_stays_identified_through_three_hours_without_hubspot(hubspot: TokenServer) -> None:
+    """Every page view before, during and after the outage has a token, and HubSpot gets few calls."""
     start, end = NOW + 6.5 * HOUR, NOW + 9.5 * HOUR
     views = missing = calls = 0
     with time_machine.travel(NOW, tick=False) as traveller:
-        warm()
+        cached_token()
         while time.time() < NOW + 12 * HOUR:
-            traveller.shift(300)
-            if start <= time.time() < start + 300:
-                hubspot.set_scenario(scenario, status=503)
+            traveller.shift(600)
+            if start <= time.time() < start + 600:
+                hubspot.answer(503)
                 calls = hubspot.calls
-            elif end <= time.time() < end + 300:
+            elif end <= time.time() < end + 600:
                 calls = hubspot.calls - calls
                 hubspot.set_scenario("healthy")
             views += 1
             missing += services.get_token(ADA) is None
             wait_for_workers()
         new = services.get_token(ADA)
-    assert (views, missing) == (144, 0)
-    assert calls <= 36  # one visitor, who tries again at each view that is due
+    assert (views, missing) == (72, 0)
+    assert calls <= 18  # at most one for each page view
     assert new is not None
     assert new.created_at >= end
 
 
-# 7. Cache trouble
+# Failures of the cache
 
 
 @pytest.fixture
-def moving(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds that the store's clock is ahead of the real one."""
+def store_seconds_ahead(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds by which the store's clock is ahead of the real one."""
     ahead = [0.0]
     monkeypatch.setattr(store_module, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + ahead[0]))
     return ahead
 
 
-@pytest.mark.parametrize("trouble", ["raises", "hangs", "garbage"])
-@pytest.mark.parametrize("operation", ["get", "set", "add", "incr", "delete_many", "*"])
-def test_cache_trouble_is_survived(
+@pytest.mark.parametrize(
+    ("operation", "failure"),
+    [
+        ("get", "raises"),
+        ("set", "raises"),
+        ("add", "raises"),
+        ("incr", "raises"),
+        ("*", "raises"),
+        ("*", "hangs"),
+        ("get", "garbage"),
+        ("add", "garbage"),
+        ("*", "garbage"),
+    ],
+)
+def test_failing_cache_operation_does_not_fail_the_endpoint(
     hubspot: TokenServer,
     faulty_cache: type[FaultyCache],
-    moving: list[float],
+    store_seconds_ahead: list[float],
     operation: str,
-    trouble: str,
+    failure: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The page is served, no token that was fetched is lost, HubSpot is asked once, the log has few lines."""
+    """The endpoint responds, keeps the token that was fetched, calls HubSpot once and logs at most one line."""
 
     def hang(*_: object, **__: object) -> None:
-        moving[0] += 5
+        store_seconds_ahead[0] += 5
         raise TimeoutError
 
     def garbage(*_: object, **__: object) -> object:
         return {"token": ["no", "token"], "created_at": object()}
 
-    faulty_cache.instead[operation] = {"raises": refused, "hangs": hang, "garbage": garbage}[trouble]
+    faulty_cache.instead[operation] = {"raises": refused, "hangs": hang, "garbage": garbage}[failure]
     assert views.identity(request_of()).status_code == 202
     wait_for_workers()
-    answers = [views.identity(request_of()) for _ in range(3)]
+    responses = [views.identity(request_of()) for _ in range(3)]
     wait_for_workers()
-    if trouble != "garbage" or operation not in {"get", "set", "*"}:  # it said that it took what it lost
-        assert [answer.status_code for answer in answers] == [200] * 3
-        assert all(ADA.email in answer.content.decode() for answer in answers)
+    if failure != "garbage" or operation == "add":  # otherwise the cache loses tokens without an error
+        assert [response.status_code for response in responses] == [200] * 3
+        assert all(ADA.email in response.content.decode() for response in responses)
         assert hubspot.calls == 1
-    assert [answer.status_code in {200, 202} for answer in answers] == [True] * 3
+    assert {response.status_code for response in responses} <= {200, 202}
     assert hubspot.calls <= 2
-    quiet = operation == "delete_many" or (trouble == "garbage" and operation not in {"incr", "*"})
-    assert len(caplog.records) == (not quiet)
+    is_noticed = failure != "garbage" or operation == "*"
+    assert len(caplog.records) == is_noticed
 
 
-def test_the_cache_is_used_again_when_it_is_back(
-    hubspot: TokenServer, faulty_cache: type[FaultyCache], moving: list[float]
+def test_recovered_cache_is_used_again(
+    hubspot: TokenServer, faulty_cache: type[FaultyCache], store_seconds_ahead: list[float]
 ) -> None:
-    """After five seconds, and what this process had kept meanwhile is still there."""
+    """It is used again after five seconds, and what this process stored in the meantime is still available."""
     faulty_cache.instead["*"] = refused
-    token = warm()
+    token = cached_token()
     faulty_cache.reset()
-    moving[0] += 6
+    store_seconds_ahead[0] += 6
     assert services.get_token(ADA) == token
     assert faulty_cache.count() == 1
     assert hubspot.calls == 1
 
 
-def test_without_a_cache_one_call_a_second(
+def test_without_a_cache_there_is_one_call_a_second(
     hubspot: TokenServer, faulty_cache: type[FaultyCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Many visitors in a moment without a cache are one call, not many."""
+    """Many visitors at the same time cause a single call while the cache is unavailable."""
     faulty_cache.instead["*"] = refused
     monkeypatch.setattr(store_module, "time", Clock())
     with time_machine.travel(NOW, tick=False):
@@ -802,20 +773,20 @@ def test_without_a_cache_one_call_a_second(
 # Accounts
 
 
-def test_accounts_share_nothing_but_the_workers(token_server_process: Any, settings: Settings) -> None:
-    """Two portals of one site: tokens, breakers and pauses are each their own."""
+def test_accounts_share_only_the_workers(token_server_process: TokenServerProcess, settings: Settings) -> None:
+    """Each of two portals of a site has its own tokens, keys and circuit breaker."""
     us, eu = token_server_process.open(), token_server_process.open()
     try:
         change(settings, BASE_URL=us.url, ACCOUNTS={"eu": {"BASE_URL": eu.url, "PORTAL_ID": "9", "API_KEY": "eu-key"}})
-        token = warm()
+        token = cached_token()
         assert services.get_token(ADA, account="eu") is None
         wait_for_workers()
-        other = warm(ADA, "eu")
+        other = cached_token(ADA, "eu")
         assert (token.value in us.emails_by_token(), other.value in eu.emails_by_token()) == (True, True)
         eu.reject_key()
         assert services.get_token(EVE, wait=GENEROUS_TIMEOUT, account="eu") is None
         wait_for_workers()
-        assert warm(EVE).value in us.emails_by_token()
+        assert cached_token(EVE).value in us.emails_by_token()
         services.forget_token(ADA, account="eu")
         assert services.get_token(ADA) == token
         assert {request.headers["Authorization"] for request in eu.requests()} == {"Bearer eu-key"}

@@ -1,4 +1,7 @@
-"""The script element, whole, in every mode and from both template engines."""
+"""The script element that the template tag renders, for every setting and argument.
+
+Both template engines call the same function. The tests that take ``render`` run with both.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,6 @@ from django.conf.urls.i18n import i18n_patterns
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.staticfiles.storage import ManifestStaticFilesStorage, StaticFilesStorage
 from django.core.cache import caches
-from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
 from django.template import Context, Engine, Library, Template, TemplateSyntaxError
 from django.templatetags.cache import do_cache
@@ -38,7 +40,7 @@ from support.pages import (
     subject_for,
 )
 
-from hubspot_identify.exceptions import ConfigurationError
+from hubspot_identify.exceptions import ConfigurationError, UnknownAccountError
 from hubspot_identify.services import Identification, identify
 from hubspot_identify.testing import fake_hubspot
 
@@ -48,7 +50,7 @@ LOADER = 'data-loader="https://js.hs-scripts.com/123.js"'
 DEFERRED = (
     f'{SRC} defer data-endpoint="/hubspot/identity/" {LOADER} data-load-on="page" data-widget="{WIDGET}"></script>'
 )
-UNROUTED = ()  # a URLconf without us
+UNROUTED = ()  # a URLconf without the app's URLs
 NOW = 1_800_000_000
 
 
@@ -66,7 +68,7 @@ def stopped_clock() -> Iterator[None]:
 
 @pytest.fixture
 def configure(settings: Settings) -> Callable[..., None]:
-    """Change ``HUBSPOT_IDENTIFY``, on top of the settings of the suite."""
+    """Change ``HUBSPOT_IDENTIFY``, starting from the settings of the test suite."""
 
     def change(**values: object) -> None:
         settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, **values}
@@ -78,85 +80,78 @@ Configure = Callable[..., None]
 
 
 class Untouchable:
-    """Fails the test whatever is done with it."""
+    """An object that fails the test when any attribute is read."""
 
     def __getattribute__(self, name: str) -> Any:
-        raise AssertionError(f"The tag asked for {name}.")
+        raise AssertionError(f"The tag read {name}.")
 
 
-# Deferred
+def request_with(user: object = None, **attributes: Any) -> Any:
+    """A request with extra attributes, such as those that other middleware sets."""
+    request = request_by(user)
+    vars(request).update(attributes)
+    return request
 
 
-def test_deferred_element_whole(render: Render) -> None:
-    """With the quick start's settings the tag writes this and nothing else."""
-    assert render(request_by(ada())) == DEFERRED
+# Deferred delivery
 
 
-def test_deferred_is_the_same_for_everybody(render: Render) -> None:
-    """Two users, whose tokens are there, an anonymous visitor and an error page get the same bytes."""
+def test_deferred_element_is_the_same_for_every_visitor(render: Render) -> None:
+    """Two users with tokens, an anonymous visitor and an error page get the same bytes."""
     keep_token(ada())
     keep_token(grace())
     pages = {render(request_by(user)) for user in (ada(), grace(), AnonymousUser())} | {render(None)}
     assert pages == {DEFERRED}
 
 
-def test_deferred_touches_nothing_personal(render: Render, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The deferred tag looks at neither user nor session, and asks no cache."""
-    request = request_by(Untouchable())
-    request.session = Untouchable()  # type: ignore[assignment]
-    asked: list[object] = []
-    monkeypatch.setattr(type(caches["default"]), "get", lambda *arguments, **_: asked.append(arguments))
+def test_deferred_tag_reads_no_user_session_or_cache(render: Render, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With deferred delivery the tag uses only the settings and the URLconf."""
+    request = request_with(Untouchable(), session=Untouchable())
+    reads: list[object] = []
+    monkeypatch.setattr(type(caches["default"]), "get", lambda *arguments, **_: reads.append(arguments))
     assert render(request) == DEFERRED
-    assert asked == []
+    assert reads == []
 
 
-def test_deferred_page_may_be_stored(render: Render) -> None:
-    """A deferred page is left to Django's page caches, which it doesn't burden."""
-    request = request_by(ada())
-    request._cache_update_cache = True  # type: ignore[attr-defined]
-    render(request)
-    assert request._cache_update_cache is True  # type: ignore[attr-defined]
+def test_deferred_page_may_be_stored_in_page_caches() -> None:
+    """The tag leaves Django's flag for page caches as it is."""
+    request = request_with(ada(), _cache_update_cache=True)
+    render_django(request)
+    assert request._cache_update_cache is True
 
 
 @pytest.mark.parametrize(
     ("values", "loader"),
     [
-        ({"REGION": "eu1"}, "https://js-eu1.hs-scripts.com/123.js"),
-        ({"PORTAL_ID": 4567}, "https://js.hs-scripts.com/4567.js"),
+        ({"PORTAL_ID": 4567, "REGION": "eu1"}, "https://js-eu1.hs-scripts.com/4567.js"),
         ({"LOADER_URL": "/sandbox/1.js?a=1&b=2"}, "/sandbox/1.js?a=1&amp;b=2"),
         ({"LOADER_URL": "https://chat.example.com/x.js", "PORTAL_ID": None}, "https://chat.example.com/x.js"),
     ],
 )
-def test_loader(render: Render, configure: Configure, values: dict[str, object], loader: str) -> None:
-    """The loader's address comes from region and portal, or from ``LOADER_URL`` as it is."""
+def test_loader_url(configure: Configure, values: dict[str, object], loader: str) -> None:
+    """The loader's URL comes from region and portal, or unchanged from ``LOADER_URL``."""
     configure(**values)
-    assert render(request_by()) == DEFERRED.replace("https://js.hs-scripts.com/123.js", loader)
+    assert render_django(request_by()) == DEFERRED.replace("https://js.hs-scripts.com/123.js", loader)
 
 
-def test_without_portal(render: Render, configure: Configure) -> None:
-    """Without ``PORTAL_ID`` the script runs at once, before HubSpot's own embed code, and brings no loader."""
+def test_without_portal_the_script_is_not_deferred(configure: Configure) -> None:
+    """Without ``PORTAL_ID`` the script runs before HubSpot's own embed code and adds no loader."""
     configure(PORTAL_ID=None)
-    assert render(request_by()) == DEFERRED.replace(" defer", "").replace(f" {LOADER}", "")
+    assert render_django(request_by()) == DEFERRED.replace(" defer", "").replace(f" {LOADER}", "")
 
 
-def test_idle(render: Render, configure: Configure) -> None:
-    """``LOAD_ON`` goes to the script."""
-    configure(LOAD_ON="idle")
-    assert render(request_by()) == DEFERRED.replace('"page"', '"idle"')
-
-
-def test_widget_options(render: Render, configure: Configure) -> None:
-    """Options are merged over ours, as JSON of real booleans and text, and can't leave their attribute."""
+def test_widget_options_are_merged_and_escaped(configure: Configure) -> None:
+    """Options override the defaults, are written as JSON, and cannot leave their attribute."""
     options = {"inlineEmbedSelector": "#a > b[c='\"</script>']", "avoidInlineStyles": False, "disableAttachment": True}
     configure(WIDGET=options)
     written = escape(json.dumps({"avoidInlineStyles": False, **options}), quote=True)
-    assert render(request_by()) == DEFERRED.replace(WIDGET, written)
+    assert render_django(request_by()) == DEFERRED.replace(WIDGET, written)
 
 
-def test_interaction(render: Render, configure: Configure) -> None:
-    """For the button there are its script and its three texts too."""
+def test_load_on_interaction_adds_the_launcher(configure: Configure) -> None:
+    """With ``LOAD_ON = "interaction"`` the element has the button's script and its three texts."""
     configure(LOAD_ON="interaction")
-    element = render(request_by())
+    element = render_django(request_by())
     attributes = script_attributes(element)
     labels = json.loads(attributes["data-labels"])
     assert list(labels) == ["open", "loading", "unavailable"]
@@ -166,12 +161,12 @@ def test_interaction(render: Render, configure: Configure) -> None:
     assert rest == DEFERRED.replace('"page"', '"interaction"')
 
 
-# Inline
+# Inline delivery
 
 
 @pytest.mark.usefixtures("stopped_clock")
-def test_inline_element_whole(render: Render, configure: Configure) -> None:
-    """Inline, the element says who the visitor is, and has the endpoint for when the identity expires."""
+def test_inline_element_has_subject_identity_and_endpoint(render: Render, configure: Configure) -> None:
+    """The element has the visitor's identity, and the endpoint for the time when that expires."""
     configure(DELIVERY="inline")
     keep_token(ada())
     identity = '{"email": "ada@example.com", "token": "token-of-ada", "expires_in": 41400}'
@@ -179,63 +174,63 @@ def test_inline_element_whole(render: Render, configure: Configure) -> None:
     assert render(request_by(ada())) == DEFERRED.replace("></script>", personal)
 
 
-def test_inline_where_our_urls_are_not_routed(render: Render, settings: Settings) -> None:
-    """Without our URLs the identity stands in the page by itself, and there is no endpoint."""
+def test_unrouted_urls_make_delivery_inline(settings: Settings) -> None:
+    """Without the app's URLs the page has the identity, and the element has no endpoint."""
     settings.ROOT_URLCONF = UNROUTED
     keep_token(ada())
-    attributes = script_attributes(render(request_by(ada())))
+    attributes = script_attributes(render_django(request_by(ada())))
     assert json.loads(attributes.pop("data-identity"))["token"] == "token-of-ada"
     assert list(attributes) == ["src", "defer", "data-loader", "data-load-on", "data-widget", "data-subject"]
 
 
-def test_inline_is_this_users_and_nobody_elses(render: Render, configure: Configure) -> None:
-    """Each user's page holds that user's identity, and nothing of the other's."""
+def test_inline_page_has_only_its_own_users_identity(render: Render, configure: Configure) -> None:
+    """Each user's page has that user's identity and no data of another user."""
     configure(DELIVERY="inline")
     keep_token(ada())
     keep_token(grace())
-    for me, other in ((ada(), grace()), (grace(), ada())):
-        page = render(request_by(me))
-        assert json.loads(script_attributes(page)["data-identity"])["token"] == f"token-of-{me.username}"
+    for user, other in ((ada(), grace()), (grace(), ada())):
+        page = render(request_by(user))
+        assert json.loads(script_attributes(page)["data-identity"])["token"] == f"token-of-{user.username}"
         for secret in (other.username, other.first_name, other.last_name, subject_for(other)):
             assert secret.lower() not in page.lower()
 
 
 @pytest.mark.parametrize("user", [AnonymousUser(), None], ids=["anonymous", "no user"])
-def test_inline_of_nobody(render: Render, configure: Configure, user: object) -> None:
-    """Nobody is told as nobody, so that the script can clean up after a former visitor."""
+def test_inline_page_of_an_anonymous_visitor_has_an_empty_subject(configure: Configure, user: object) -> None:
+    """The empty subject lets the script clean up after a visitor who logged out."""
     configure(DELIVERY="inline")
-    assert render(request_by(user)) == DEFERRED.replace("></script>", ' data-subject=""></script>')
+    assert render_django(request_by(user)) == DEFERRED.replace("></script>", ' data-subject=""></script>')
 
 
-def test_inline_without_token(render: Render) -> None:
-    """With HubSpot in trouble the page says which visitor it is, and no identity."""
+def test_inline_page_without_token_has_only_a_subject() -> None:
+    """When HubSpot fails, the page names the visitor by subject and has no identity."""
     with fake_hubspot(DELIVERY="inline", PAGE_WAIT=0) as hubspot:
         hubspot.fail(503)
-        page = render(request_by(ada()))
+        page = render_django(request_by(ada()))
         assert page == DEFERRED.replace("></script>", f' data-subject="{subject_for(ada())}"></script>')
 
 
-def test_inline_waits_for_a_new_visitor(render: Render) -> None:
-    """The first page of a visitor waits for the token, up to ``PAGE_WAIT``."""
+def test_inline_page_waits_for_the_first_token() -> None:
+    """The first page of a visitor waits for the token for at most ``PAGE_WAIT`` seconds."""
     with fake_hubspot(DELIVERY="inline", PAGE_WAIT=10) as hubspot:
-        page = render(request_by(ada()))
+        page = render_django(request_by(ada()))
     assert json.loads(script_attributes(page)["data-identity"])["token"] in hubspot.tokens
 
 
 def test_subject_is_opaque(configure: Configure) -> None:
-    """The subject tells nothing, and is another one for another visitor, portal or ``SECRET_KEY``."""
-    one = subject_for(ada())
+    """The subject is a hash that differs by visitor, portal and ``SECRET_KEY``."""
+    subject = subject_for(ada())
     configure(PORTAL_ID="124")
     other_portal = subject_for(ada())
     with override_settings(SECRET_KEY="another"):
         other_secret = subject_for(ada())
-    assert len({one, other_portal, other_secret, subject_for(grace())}) == 4
-    assert re.fullmatch(r"[0-9a-f]{32}", one)
+    assert len({subject, other_portal, other_secret, subject_for(grace())}) == 4
+    assert re.fullmatch(r"[0-9a-f]{32}", subject)
 
 
 @pytest.mark.usefixtures("stopped_clock")
-def test_identity_given(render: Render, configure: Configure) -> None:
-    """The identity that a view found itself is used, and nobody is asked again."""
+def test_identity_argument_is_used_without_reading_the_user(render: Render, configure: Configure) -> None:
+    """An identity that the view passes is rendered, and neither user nor cache is read again."""
     configure(DELIVERY="inline")
     keep_token(ada())
     expected = render(request_by(ada()))
@@ -244,41 +239,36 @@ def test_identity_given(render: Render, configure: Configure) -> None:
     assert render(None, identity=found) == expected
 
 
-@pytest.mark.parametrize("delivery", ["inline", "deferred"])
-@pytest.mark.parametrize("debug", [True, False])
-def test_identity_of_a_wrong_type(
-    render: Render, configure: Configure, settings: Settings, delivery: str, debug: bool
+@pytest.mark.parametrize(("delivery", "debug"), [("inline", True), ("deferred", False)])
+def test_identity_argument_of_another_type_raises(
+    configure: Configure, settings: Settings, delivery: str, debug: bool
 ) -> None:
-    """What is no identification is an error everywhere: a page must not quietly be somebody else's."""
+    """A wrong ``identity`` is an error with every delivery, in production as well."""
     configure(DELIVERY=delivery)
     settings.DEBUG = debug
-    with pytest.raises(TypeError, match=r"identity is a dict: pass what services\.identify\(request\) returned\."):
-        render(request_by(ada()), identity={"email": "ada@example.com"})
+    with pytest.raises(TypeError, match="identity"):
+        render_django(request_by(ada()), identity={"email": "ada@example.com"})
 
 
-def test_identity_given_to_a_deferred_tag(render: Render) -> None:
-    """A deferred page stays without anything personal, whatever the view passes."""
+def test_deferred_tag_ignores_the_identity_argument() -> None:
+    """A deferred page has no personal data, whatever the view passes."""
     found = Identification("subject", {"email": "ada@example.com", "token": "t", "expires_in": 1})
-    assert render(request_by(ada()), identity=found) == DEFERRED
+    assert render_django(request_by(ada()), identity=found) == DEFERRED
 
 
-@pytest.mark.parametrize("delivery", ["inline", "deferred"])
-def test_variables_that_are_not_there(render: Render, configure: Configure, delivery: str) -> None:
-    """A base template may pass ``identity=identity`` for all views: where there is none, it is as if it did not."""
-    configure(**EU, DELIVERY=delivery, CHOOSE_ACCOUNT=lambda request: "eu")
+def test_missing_context_variables_count_as_not_passed(render: Render, configure: Configure) -> None:
+    """A base template may pass ``identity=identity`` and others for views that do not define them."""
+    configure(**EU, DELIVERY="inline", CHOOSE_ACCOUNT=lambda request: "eu")
     keep_token(ada(), "token-of-eu", account="eu")
-    request = request_by(ada())
-    request.csp_nonce = "n"  # type: ignore[attr-defined]
     names = dict.fromkeys(["identity", "account", "nonce"], MISSING)
-    page = render(request, **names)
+    page = render(request_with(ada(), csp_nonce="n"), **names)
     assert script_attributes(page).items() >= {"nonce": "n", "data-endpoint": "/hubspot/identity/eu/"}.items()
-    assert ("token-of-eu" in page) is (delivery == "inline")
+    assert "token-of-eu" in page
 
 
 PREFETCHES = [
     {"HTTP_SEC_PURPOSE": "prefetch"},
     {"HTTP_SEC_PURPOSE": "prefetch;prerender"},
-    {"HTTP_SEC_PURPOSE": "prefetch;anonymous-client-ip"},
     {"HTTP_PURPOSE": "prefetch"},
     {"HTTP_PURPOSE": "preview"},
     {"HTTP_X_PURPOSE": "preview"},
@@ -289,98 +279,93 @@ PREFETCHES = [
 
 
 @pytest.mark.parametrize("headers", PREFETCHES)
-@pytest.mark.parametrize("given", [False, True])
-def test_prefetched_page_has_no_identity(
-    render: Render, configure: Configure, headers: dict[str, str], given: bool
-) -> None:
-    """A browser may show the page after a change of user, so it does not say who the visitor is."""
+def test_prefetched_page_has_no_identity(configure: Configure, headers: dict[str, str]) -> None:
+    """A browser may show a prefetched page after a change of user, so it has no identity and is not cached."""
     configure(DELIVERY="inline")
     keep_token(ada())
-    arguments = {"identity": identify(request_by(ada()))} if given else {}
-    request = request_by(Untouchable(), **headers)
-    assert render(request, **arguments) == DEFERRED
-    assert request._cache_update_cache is False  # type: ignore[attr-defined]  # nor is it served to those who navigate
+    for identity in (None, identify(request_by(ada()))):
+        request: Any = request_by(Untouchable(), **headers)
+        assert render_django(request, identity=identity) == DEFERRED
+        assert request._cache_update_cache is False
 
 
-@pytest.mark.parametrize("headers", [{"HTTP_SEC_PURPOSE": ""}, {"HTTP_SEC_PURPOSE": "navigate"}, {"HTTP_PURPOSE": "x"}])
-def test_page_fetched_for_another_purpose_has_its_identity(
-    render: Render, configure: Configure, headers: dict[str, str]
-) -> None:
-    """Only prefetches go without."""
+@pytest.mark.parametrize("headers", [{"HTTP_SEC_PURPOSE": ""}, {"HTTP_SEC_PURPOSE": "navigate"}])
+def test_page_that_is_not_prefetched_has_an_identity(configure: Configure, headers: dict[str, str]) -> None:
+    """Other values of the purpose headers change nothing."""
     configure(DELIVERY="inline")
     keep_token(ada())
-    assert "token-of-ada" in render(request_by(ada(), **headers))
+    assert "token-of-ada" in render_django(request_by(ada(), **headers))
 
 
-# Switched off, or no consent
+# Disabled chat, and consent
 
 
-def test_switched_off(render: Render, settings: Settings) -> None:
-    """``ENABLED = False`` writes nothing, and looks at no other setting."""
+def test_disabled_chat_renders_nothing(settings: Settings) -> None:
+    """With ``ENABLED = False`` the tag renders nothing and validates no other setting."""
     settings.HUBSPOT_IDENTIFY = {"ENABLED": False, "NONSENSE": object()}
     settings.ROOT_URLCONF = UNROUTED
-    assert render(request_by(ada())) == ""
+    assert render_django(request_by(ada())) == ""
 
 
 @pytest.mark.parametrize("delivery", ["deferred", "inline"])
-def test_consent_withheld(render: Render, configure: Configure, delivery: str) -> None:
-    """Where ``ENABLED`` says no there is our script alone, and nobody is asked who the visitor is."""
+def test_without_consent_the_page_has_only_the_clean_up_script(configure: Configure, delivery: str) -> None:
+    """If ``ENABLED`` returns ``False``, the visitor is not read and no loader is rendered. The nonce remains."""
     configure(ENABLED=lambda request: False, DELIVERY=delivery, LOAD_ON="idle")
-    assert render(request_by(Untouchable())) == f'{SRC} defer data-load-on="never"></script>'
+    assert render_django(request_by(Untouchable())) == f'{SRC} defer data-load-on="never"></script>'
+    assert render_django(request_by(), nonce="n") == f'{SRC} defer nonce="n" data-load-on="never"></script>'
 
 
-def test_consent_given(render: Render, configure: Configure) -> None:
-    """``ENABLED`` sees the request, and where it says yes the element is the usual one."""
+def test_consent_given(configure: Configure) -> None:
+    """``ENABLED`` receives the request. If it returns ``True``, the element is the usual one."""
     configure(ENABLED=lambda request: request.COOKIES.get("consent") == "yes")
-    assert render(request_by(ada(), HTTP_COOKIE="consent=yes")) == DEFERRED
-    assert render(request_by(ada())) != DEFERRED
+    assert render_django(request_by(ada(), HTTP_COOKIE="consent=yes")) == DEFERRED
+    assert render_django(request_by(ada())) != DEFERRED
 
 
-@pytest.mark.parametrize("answer", [True, False])
-def test_consent_is_not_cached(render: Render, configure: Configure, answer: bool) -> None:
-    """A page that depends on this visitor's consent is kept out of Django's page caches."""
-    configure(ENABLED=lambda request: answer)
-    request = request_by(ada())
-    request._cache_update_cache = True  # type: ignore[attr-defined]
-    render(request)
-    assert request._cache_update_cache is False  # type: ignore[attr-defined]
+@pytest.mark.parametrize("consent", [True, False])
+def test_page_that_depends_on_consent_is_not_stored_in_page_caches(configure: Configure, consent: bool) -> None:
+    """Django's page caches must not serve one visitor's decision to others."""
+    configure(ENABLED=lambda request: consent)
+    request = request_with(ada(), _cache_update_cache=True)
+    render_django(request)
+    assert request._cache_update_cache is False
 
 
-# No request
+# Pages without a request
 
 
-def test_no_request_but_a_question_about_it(render: Render, configure: Configure) -> None:
-    """Without a request nobody can say whether there is consent, or which account it is: no chat."""
+def test_without_request_settings_that_need_one_render_nothing(configure: Configure) -> None:
+    """Without a request, ``ENABLED`` and ``CHOOSE_ACCOUNT`` cannot be called, so there is no chat."""
     configure(ENABLED=lambda request: True)
-    assert render(None) == ""
+    assert render_django(None) == ""
     configure(ENABLED=True, ACCOUNTS={"eu": {}}, CHOOSE_ACCOUNT=lambda request: "eu")
-    assert render(None) == ""
-    assert 'data-endpoint="/hubspot/identity/eu/"' in render(None, account="eu")
+    assert render_django(None) == ""
+    assert 'data-endpoint="/hubspot/identity/eu/"' in render_django(None, account="eu")
 
 
-def test_no_request_inline(render: Render, configure: Configure) -> None:
-    """Without a request an inline page doesn't say who the visitor is, not even that it is nobody."""
+def test_inline_page_without_request_has_no_subject(configure: Configure) -> None:
+    """Without a request the page does not say who the visitor is, not even that they are anonymous."""
     configure(DELIVERY="inline")
-    assert render(None) == DEFERRED
+    assert render_django(None) == DEFERRED
 
 
-def test_other_things_named_request() -> None:
-    """A page about a model named Request shows the chat for its visitor all the same."""
+def test_context_variable_named_request_is_not_the_request() -> None:
+    """A template variable named ``request`` that is a model instance does not hide the request."""
     keep_token(ada())
     with override_settings(ROOT_URLCONF=UNROUTED):
-        assert "token-of-ada" in render_django(request_by(ada()), {"request": "of somebody for something"})
+        assert "token-of-ada" in render_django(request_by(ada()), {"request": "a model instance"})
 
 
-# Nonce
+# Nonces
 
 
 class LazyNonce:
-    """Made on first use and false until then, as both CSP middlewares have it."""
+    """A nonce that is created on first use and is false until then, as in both CSP middlewares."""
 
     def __init__(self) -> None:
         self.used = False
 
-    def __bool__(self) -> bool:  # pragma: no cover - the trap that is not stepped into
+    def __bool__(self) -> bool:  # pragma: no cover - a truth test is the mistake that this class detects
         return self.used
 
     def __str__(self) -> str:
@@ -392,10 +377,9 @@ def with_nonce(nonce: str) -> str:
     return DEFERRED.replace(" defer", f' defer nonce="{nonce}"')
 
 
-def test_nonce_order(render: Render) -> None:
-    """The nonce given goes before the context's, and that before the request's."""
-    request = request_by()
-    request.csp_nonce = "of-the-request"  # type: ignore[attr-defined]
+def test_nonce_argument_precedes_context_and_request(render: Render) -> None:
+    """The argument is used first, then the variable of the context, then the attribute of the request."""
+    request = request_with(csp_nonce="of-the-request")
     context = {"csp_nonce": "of-the-context"}
     assert render(request, context, nonce="given") == with_nonce("given")
     assert render(request, context) == with_nonce("of-the-context")
@@ -403,175 +387,172 @@ def test_nonce_order(render: Render) -> None:
     assert render(None, context) == with_nonce("of-the-context")
 
 
-def test_tag_is_the_first_to_use_a_lazy_nonce(render: Render) -> None:
-    """A nonce that is false as long as nobody used it is used."""
-    request = request_by()
-    request.csp_nonce = nonce = LazyNonce()  # type: ignore[attr-defined]
-    assert render(request) == with_nonce("lazy")
+def test_lazy_nonce_is_used_although_it_is_false(render: Render) -> None:
+    """A nonce that nothing has used yet is rendered, wherever it comes from."""
+    nonce = LazyNonce()
+    assert render(request_with(csp_nonce=nonce)) == with_nonce("lazy")
     assert nonce.used
     assert render(request_by(), nonce=LazyNonce()) == with_nonce("lazy")
     assert render(request_by(), {"csp_nonce": LazyNonce()}) == with_nonce("lazy")
 
 
-def test_page_without_chat_uses_no_nonce(render: Render, configure: Configure) -> None:
-    """A lazy nonce stays unused, and out of the header, where the tag writes nothing."""
+def test_page_without_chat_does_not_use_a_lazy_nonce(configure: Configure) -> None:
+    """If the tag renders nothing, the nonce stays out of the header."""
     configure(ENABLED=False)
-    request = request_by()
-    request.csp_nonce = nonce = LazyNonce()  # type: ignore[attr-defined]
-    assert render(request) == ""
+    nonce = LazyNonce()
+    assert render_django(request_with(csp_nonce=nonce)) == ""
     assert not nonce.used
 
 
-def test_script_that_only_cleans_up_needs_its_nonce(render: Render, configure: Configure) -> None:
-    """Without consent the script runs under a strict policy too."""
-    configure(ENABLED=lambda request: False)
-    assert render(request_by(), nonce="n") == f'{SRC} defer nonce="n" data-load-on="never"></script>'
-
-
 @pytest.mark.parametrize("empty", [None, ""])
-def test_no_nonce(render: Render, empty: str | None) -> None:
-    """Without a nonce there is no attribute, and not the word None."""
-    request = request_by()
-    request.csp_nonce = empty  # type: ignore[attr-defined]
-    assert render(request, nonce=empty) == DEFERRED
-
-
-def test_nonce_is_escaped(render: Render) -> None:
-    """A nonce can't leave its attribute."""
-    assert render(None, nonce='"><script>') == with_nonce("&quot;&gt;&lt;script&gt;")
+def test_empty_nonce_renders_no_attribute(empty: str | None) -> None:
+    """Without a nonce the attribute is omitted."""
+    assert render_django(request_with(csp_nonce=empty), nonce=empty) == DEFERRED
 
 
 # Accounts
 
-EU = {"ACCOUNTS": {"eu": {"PORTAL_ID": "9", "REGION": "eu1"}, "us": {"PORTAL_ID": "8"}}}
+EU: dict[str, Any] = {"ACCOUNTS": {"eu": {"PORTAL_ID": "9", "REGION": "eu1"}, "us": {"PORTAL_ID": "8"}}}
 IN_EU = DEFERRED.replace("/identity/", "/identity/eu/").replace("js.hs-scripts.com/123", "js-eu1.hs-scripts.com/9")
 
 
-def test_account_by_argument(render: Render, configure: Configure) -> None:
-    """``account`` chooses loader and endpoint; without it the settings themselves are the account."""
+def test_account_argument_selects_loader_and_endpoint(render: Render, configure: Configure) -> None:
+    """Without the argument the top-level settings are the account."""
     configure(**EU)
     assert render(request_by(), account="eu") == IN_EU
     assert render(request_by()) == DEFERRED
 
 
-def test_account_by_request(render: Render, configure: Configure) -> None:
-    """``CHOOSE_ACCOUNT`` decides by the request, unless the template says which."""
+def test_account_argument_precedes_choose_account(configure: Configure) -> None:
+    """``CHOOSE_ACCOUNT`` decides by the request, unless the template names the account."""
     configure(**EU, CHOOSE_ACCOUNT=lambda request: request.GET.get("in"))
-    assert render(request_by(path="/?in=eu")) == IN_EU
-    assert render(request_by(path="/")) == DEFERRED
-    assert render(request_by(path="/?in=us"), account="eu") == IN_EU
+    assert render_django(request_by(path="/?in=eu")) == IN_EU
+    assert render_django(request_by(path="/")) == DEFERRED
+    assert render_django(request_by(path="/?in=us"), account="eu") == IN_EU
 
 
-def test_account_inline(render: Render, configure: Configure) -> None:
-    """Inline, an account has tokens and subjects of its own, and ``CHOOSE_ACCOUNT`` is asked once a page."""
-    asked: list[HttpRequest] = []
-    configure(**EU, DELIVERY="inline", CHOOSE_ACCOUNT=lambda request: asked.append(request) or "eu")
+def test_inline_identity_belongs_to_the_account(configure: Configure) -> None:
+    """An account has its own tokens and subjects. ``CHOOSE_ACCOUNT`` is called once for a page."""
+    requests: list[HttpRequest] = []
+
+    def choose(request: HttpRequest) -> str:
+        requests.append(request)
+        return "eu"
+
+    configure(**EU, DELIVERY="inline", CHOOSE_ACCOUNT=choose)
     keep_token(ada(), "token-of-eu", account="eu")
-    attributes = script_attributes(render(request_by(ada())))
+    attributes = script_attributes(render_django(request_by(ada())))
     assert json.loads(attributes["data-identity"])["token"] == "token-of-eu"
     assert attributes["data-subject"] == subject_for(ada(), "eu") != subject_for(ada())
-    assert len(asked) == 1
+    assert len(requests) == 1
 
 
-def test_inline_page_is_anonymous_if_email_verified_is_false(render: Render, configure: Configure) -> None:
+def test_inline_page_is_anonymous_if_email_verified_is_false(configure: Configure) -> None:
     """The page shows the chat, and a logged-in user gets the element of an anonymous visitor."""
     configure(DELIVERY="inline")
     keep_token(ada())
-    anonymous = render(request_by(AnonymousUser()))
-    assert render(request_by(ada())) != anonymous
+    anonymous = render_django(request_by(AnonymousUser()))
+    assert render_django(request_by(ada())) != anonymous
     configure(DELIVERY="inline", EMAIL_VERIFIED=False)
-    assert render(request_by(ada())) == anonymous
+    assert render_django(request_by(ada())) == anonymous
     assert "data-loader" in script_attributes(anonymous)
 
 
-# Mistakes
+# Wrong settings
 
 
 @pytest.mark.parametrize(
-    ("values", "arguments", "complaint"),
+    ("values", "arguments", "setting"),
     [
-        ({"API_KEY": ""}, {}, r"HUBSPOT_IDENTIFY\['API_KEY'\] is missing"),
-        ({"EMAIL_VERIFIED": None}, {}, r"HUBSPOT_IDENTIFY\['EMAIL_VERIFIED'\]"),
-        ({"PORTL_ID": "1"}, {}, r"has an unknown key 'PORTL_ID'"),
-        ({}, {"account": "eu"}, r"has no account 'eu'; it has none"),
-        ({"CHOOSE_ACCOUNT": lambda request: "eu"}, {}, r"has no account 'eu'; it has none"),
+        ({"API_KEY": ""}, {}, "API_KEY"),
+        ({"EMAIL_VERIFIED": None}, {}, "EMAIL_VERIFIED"),
+        ({"PORTL_ID": "1"}, {}, "PORTL_ID"),
+        ({}, {"account": "eu"}, "ACCOUNTS"),
+        ({"CHOOSE_ACCOUNT": lambda request: "eu"}, {}, "ACCOUNTS"),
     ],
 )
-def test_wrong_settings(
-    render: Render,
+def test_wrong_settings_raise_with_debug_and_are_logged_once_without(
     configure: Configure,
     settings: Settings,
     caplog: pytest.LogCaptureFixture,
     values: dict[str, object],
-    arguments: dict[str, str],
-    complaint: str,
+    arguments: dict[str, Any],
+    setting: str,
 ) -> None:
-    """Under ``DEBUG`` the developer sees what is wrong; in production the log says it, once, and there is no chat."""
+    """With ``DEBUG`` the tag raises. In production the page has no chat, and one ERROR is logged."""
     configure(**values)
     settings.DEBUG = True
-    with pytest.raises(ConfigurationError, match=complaint):
-        render(request_by(ada()), **arguments)
+    with pytest.raises(ConfigurationError) as caught:
+        render_django(request_by(ada()), **arguments)
+    assert caught.value.setting == setting
+    assert isinstance(caught.value, UnknownAccountError) is (setting == "ACCOUNTS")
     settings.DEBUG = False
-    assert [render(request_by(ada()), **arguments) for _ in range(3)] == ["", "", ""]
-    ((_, level, message),) = caplog.record_tuples
-    assert level == logging.ERROR
-    assert re.search(complaint, message)
+    assert [render_django(request_by(ada()), **arguments) for _ in range(3)] == ["", "", ""]
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("hubspot_identify.widget", logging.ERROR)
+    assert setting in caplog.text
 
 
-@pytest.mark.parametrize("values", [{"DELIVERY": "deferred"}, {"LOAD_ON": "interaction"}])
-def test_endpoint_needed(render: Render, configure: Configure, settings: Settings, values: dict[str, object]) -> None:
-    """Deferred delivery and the button need our URLs, and the error says what to type."""
+@pytest.mark.parametrize(
+    ("values", "setting"), [({"DELIVERY": "deferred"}, "DELIVERY"), ({"LOAD_ON": "interaction"}, "LOAD_ON")]
+)
+def test_unrouted_urls_raise_if_the_endpoint_is_needed(
+    configure: Configure, settings: Settings, values: dict[str, object], setting: str
+) -> None:
+    """Deferred delivery and ``LOAD_ON = "interaction"`` need the app's URLs. The hint has the line to add."""
     configure(**values)
     settings.ROOT_URLCONF = UNROUTED
     settings.DEBUG = True
-    with pytest.raises(ImproperlyConfigured, match=r'add path\("hubspot/", include\("hubspot_identify\.urls"\)\)'):
-        render(request_by())
+    with pytest.raises(ConfigurationError) as caught:
+        render_django(request_by())
+    assert caught.value.setting == setting
+    assert 'path("hubspot/", include("hubspot_identify.urls"))' in caught.value.hint
 
 
-# Addresses, which are remembered and must follow what they depend on
+# URLs, which are cached and must change with what they depend on
 
-HERE = path("hubspot/", include("hubspot_identify.urls"))
-
-
-def endpoint(render: Render) -> str:
-    return script_attributes(render(request_by()))["data-endpoint"]
+ROUTED = path("hubspot/", include("hubspot_identify.urls"))
 
 
-def test_endpoint_follows_the_urlconf(render: Render, settings: Settings) -> None:
-    """The endpoint is where the URLconf of the settings, or of this very request, has it."""
-    elsewhere = (path("chat/", include("hubspot_identify.urls")),)
-    assert endpoint(render) == "/hubspot/identity/"
-    set_urlconf(elsewhere)  # type: ignore[arg-type]
+def endpoint() -> str:
+    return script_attributes(render_django(request_by()))["data-endpoint"]
+
+
+def test_endpoint_follows_the_urlconf(settings: Settings) -> None:
+    """The endpoint is where the URLconf of the request has it, or else that of the settings."""
+    other: Any = (path("chat/", include("hubspot_identify.urls")),)
+    assert endpoint() == "/hubspot/identity/"
+    set_urlconf(other)
     try:
-        assert endpoint(render) == "/chat/identity/"
+        assert endpoint() == "/chat/identity/"
     finally:
         set_urlconf(None)
-    settings.ROOT_URLCONF = elsewhere
-    assert endpoint(render) == "/chat/identity/"
+    settings.ROOT_URLCONF = other
+    assert endpoint() == "/chat/identity/"
 
 
-def test_endpoint_follows_the_script_prefix(render: Render) -> None:
-    """Under another ``SCRIPT_NAME`` the endpoint is below that."""
-    assert endpoint(render) == "/hubspot/identity/"
+def test_endpoint_follows_the_script_prefix() -> None:
+    """With another ``SCRIPT_NAME`` the endpoint is below it."""
+    assert endpoint() == "/hubspot/identity/"
     set_script_prefix("/below/")
     try:
-        assert endpoint(render) == "/below/hubspot/identity/"
+        assert endpoint() == "/below/hubspot/identity/"
     finally:
         set_script_prefix("/")
 
 
-def test_endpoint_follows_the_language(render: Render, settings: Settings) -> None:
-    """In ``i18n_patterns`` the endpoint is the language's."""
-    settings.ROOT_URLCONF = tuple(i18n_patterns(HERE))
+def test_endpoint_follows_the_language(settings: Settings) -> None:
+    """In ``i18n_patterns`` the endpoint has the prefix of the active language."""
+    settings.ROOT_URLCONF = tuple(i18n_patterns(ROUTED))
     found = []
     for language in ("de", "fr", "de"):
         with override(language):
-            found.append(endpoint(render))
+            found.append(endpoint())
     assert found == ["/de/hubspot/identity/", "/fr/hubspot/identity/", "/de/hubspot/identity/"]
 
 
 class SigningStorage(StaticFilesStorage):
-    """A storage whose addresses are good once."""
+    """A storage whose URLs can be used once."""
 
     signed = 0
 
@@ -580,95 +561,92 @@ class SigningStorage(StaticFilesStorage):
         return f"{super().url(name)}?signature={self.signed}&part=1"
 
 
-def src(render: Render) -> str:
-    return script_attributes(render(request_by()))["src"]
+def src() -> str:
+    return script_attributes(render_django(request_by()))["src"]
 
 
 def storage(kind: type[StaticFilesStorage]) -> dict[str, Any]:
     return {"staticfiles": {"BACKEND": f"{kind.__module__}.{kind.__qualname__}"}}
 
 
-def test_script_follows_the_static_url(render: Render, settings: Settings) -> None:
-    """The script is where ``STATIC_URL`` says."""
-    assert src(render) == "/static/hubspot_identify/identify.js"
+def test_script_follows_the_static_url(settings: Settings) -> None:
+    """The script is below ``STATIC_URL``."""
+    assert src() == "/static/hubspot_identify/identify.js"
     settings.STATIC_URL = "https://cdn.example.com/"
-    assert src(render) == "https://cdn.example.com/hubspot_identify/identify.js"
+    assert src() == "https://cdn.example.com/hubspot_identify/identify.js"
 
 
-def test_script_by_hash(render: Render, settings: Settings, tmp_path: Path) -> None:
-    """With a manifest the script's name holds its hash, but under ``DEBUG``."""
+def test_script_has_the_hashed_name_of_a_manifest(settings: Settings, tmp_path: Path) -> None:
+    """With a manifest the name of the script contains its hash, except with ``DEBUG``."""
     manifest = {"paths": {"hubspot_identify/identify.js": "hubspot_identify/identify.0123.js"}, "version": "1.1"}
     (tmp_path / "staticfiles.json").write_text(json.dumps(manifest))
     settings.STATIC_ROOT = str(tmp_path)
     settings.STORAGES = storage(ManifestStaticFilesStorage)
-    assert src(render) == "/static/hubspot_identify/identify.0123.js"
+    assert src() == "/static/hubspot_identify/identify.0123.js"
     settings.DEBUG = True
-    assert src(render) == "/static/hubspot_identify/identify.js"
+    assert src() == "/static/hubspot_identify/identify.js"
 
 
-def test_script_with_a_signed_address(render: Render, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A storage that signs its addresses is asked for each page."""
+def test_signed_script_url_is_created_for_each_page(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The URL of a storage that signs its URLs is not cached."""
     monkeypatch.setattr(SigningStorage, "signed", 0)
     settings.STORAGES = storage(SigningStorage)
-    assert [src(render).partition("?")[2] for _ in range(2)] == ["signature=1&part=1", "signature=2&part=1"]
+    assert [src().partition("?")[2] for _ in range(2)] == ["signature=1&part=1", "signature=2&part=1"]
 
 
-def test_script_without_a_storage_for_static_files(render: Render, settings: Settings) -> None:
-    """A site that serves static files by other means than Django's app needs no storage for them."""
+def test_script_without_a_storage_for_static_files(settings: Settings) -> None:
+    """A site without ``django.contrib.staticfiles`` needs no storage for static files."""
     settings.INSTALLED_APPS = ["django.contrib.auth", "django.contrib.contenttypes", "hubspot_identify"]
     settings.STORAGES = {}
-    assert src(render) == "/static/hubspot_identify/identify.js"
+    assert src() == "/static/hubspot_identify/identify.js"
 
 
-# Django's template language alone
+# Django's template language only
 
 
-def test_no_positional_arguments() -> None:
-    """A template can't pass a nonce for an account by the order of words."""
-    with pytest.raises(TemplateSyntaxError, match="received too many positional arguments"):
+def test_positional_arguments_do_not_compile() -> None:
+    """A template cannot pass a nonce as the account because of the order of arguments."""
+    with pytest.raises(TemplateSyntaxError):
         django_template('{% load hubspot_identify %}{% hubspot_identify "eu" %}')
 
 
 @pytest.mark.parametrize("words", ["as chat", "nonce=nonce as chat"])
-def test_refuses_to_be_kept_in_a_variable(words: str) -> None:
-    """A template that assigns the element to a variable does not compile."""
+def test_assignment_to_a_variable_does_not_compile(words: str) -> None:
+    """A template that assigns the element to a variable raises an error, because a cache could store the variable."""
     with pytest.raises(TemplateSyntaxError):
         django_template(f"{{% load hubspot_identify %}}{{% hubspot_identify {words} %}}")
 
 
-def test_without_autoescape() -> None:
-    """Attributes are escaped also where a template switches that off."""
+def test_attributes_are_escaped_without_autoescape() -> None:
+    """Attributes are escaped also where a template disables escaping."""
     source = "{% load hubspot_identify %}{% autoescape off %}{% hubspot_identify nonce=nonce %}{% endautoescape %}"
     assert django_template(source).render({"nonce": '">'}, request_by()) == with_nonce("&quot;&gt;")
 
 
-def test_plain_context() -> None:
-    """A context that isn't a request's will do, with or without ``request`` in it."""
+def test_plain_context_is_enough() -> None:
+    """The tag works in a context that is not a ``RequestContext``, with or without ``request``."""
     template = Template("{% load hubspot_identify %}{% hubspot_identify %}")
-    request = request_by()
-    request.csp_nonce = "n"  # type: ignore[attr-defined]
     assert template.render(Context({})) == DEFERRED
-    assert template.render(Context({"request": request})) == with_nonce("n")
+    assert template.render(Context({"request": request_with(csp_nonce="n")})) == with_nonce("n")
 
 
 @pytest.mark.parametrize(
     "source",
     [
         "{% cache 60 side %}{% hubspot_identify %}{% endcache %}",
-        "{% cache 60 side %}{% if x %}{% with y=1 %}{% hubspot_identify %}{% endwith %}{% endif %}{% endcache %}",
-        "{% cache 60 side %}{% block end %}{% hubspot_identify %}{% endblock %}{% endcache %}",
+        "{% cache 60 side %}{% if x %}{% block end %}{% hubspot_identify %}{% endblock %}{% endif %}{% endcache %}",
         "{% if x %}{% cache 60 side user.pk %}{% hubspot_identify nonce=nonce %}{% endcache %}{% endif %}",
     ],
 )
-def test_refuses_fragment_caches(source: str) -> None:
-    """Inside ``{% cache %}``, however deep, the template doesn't compile."""
+def test_tag_inside_a_fragment_cache_does_not_compile(source: str) -> None:
+    """Inside ``{% cache %}``, at any depth, the template raises an error that names that tag."""
     with pytest.raises(TemplateSyntaxError, match=r"{% cache %}"):
         django_template("{% load cache hubspot_identify %}" + source)
 
 
 @pytest.mark.parametrize("other", ["wagtailcache", "cached_as", "compress"])
-def test_refuses_the_fragment_caches_of_others(other: str) -> None:
-    """Inside the caches of Wagtail and cacheops, and inside ``{% compress %}``, the template does not compile."""
+def test_tag_inside_a_fragment_cache_of_another_package_does_not_compile(other: str) -> None:
+    """Inside the caches of Wagtail and cacheops and inside ``{% compress %}``, the template raises an error."""
     library = Library()
     library.tag(other, do_cache)
     engine = Engine(libraries={"hubspot_identify": "hubspot_identify.templatetags.hubspot_identify"})
@@ -678,7 +656,7 @@ def test_refuses_the_fragment_caches_of_others(other: str) -> None:
         engine.from_string(source)
 
 
-def test_beside_fragment_caches() -> None:
-    """Before and after ``{% cache %}`` there is nothing to refuse."""
+def test_tag_beside_fragment_caches_compiles() -> None:
+    """Before and after ``{% cache %}`` the tag renders the usual element."""
     source = "{% cache 60 side %}x{% endcache %}{% hubspot_identify %}{% cache 60 foot %}y{% endcache %}"
     assert django_template("{% load cache hubspot_identify %}" + source).render({}, request_by()) == f"x{DEFERRED}y"

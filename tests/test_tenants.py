@@ -1,4 +1,4 @@
-"""Sites whose cache keys depend on the thread, as with django-tenants: a request finds what a worker stored for it."""
+"""Sites whose cache keys depend on the thread, as with django-tenants: workers store tokens for the right tenant."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
-from django.db import connection
+from django.db import connections
 from pytest_django import Settings
-from support.caches import BACKENDS, CacheBackend
+from support.caches import CacheBackend
 from support.clocks import GENEROUS_TIMEOUT
 from support.server import TokenServer
 from support.workers import wait_for_workers
@@ -42,12 +43,12 @@ def tenant(name: str) -> Iterator[None]:
 
 
 def schema_key(key: str, prefix: str, version: int) -> str:
-    """Fails on a thread without a tenant, such as a worker."""
+    """Raises on a thread without a tenant, such as a worker."""
     return f"{_current.schema}:{prefix}:{version}:{key}"
 
 
 def schema_or_public_key(key: str, prefix: str, version: int) -> str:
-    """As that of django-tenants: on a worker, the tenant is ``public``."""
+    """Like that of django-tenants: on a worker thread, the tenant is ``public``."""
     return f"{getattr(_current, 'schema', 'public')}:{prefix}:{version}:{key}"
 
 
@@ -57,32 +58,42 @@ def set_key_function(settings: Settings, function: Callable[..., str] | str, **c
 
 @pytest.fixture
 def cached(settings: Settings, hubspot: TokenServer) -> TokenServer:
-    """HubSpot, and a site whose keys depend on the thread."""
+    """The token server, and a site whose cache keys depend on the thread."""
     set_key_function(settings, schema_key)
     return hubspot
 
 
 def entry_of(name: str) -> Entry:
-    """What the cache contains for Ada as a user of a tenant."""
+    """Return the cache entry of the visitor as a user of a tenant."""
     key = entry_key(ADA, get_config())
     with tenant(name):
         return decode_entry(caches["default"].get(key), key, time.time())
 
 
 def fetch(name: str) -> VisitorToken | None:
-    """The token that a tenant's page gets after a fetch."""
+    """Return the token that a tenant's page gets after a fetch."""
     with tenant(name):
         services.get_token(ADA)
         wait_for_workers()
         return services.get_token(ADA)
 
 
-@pytest.mark.parametrize("cache_backend", BACKENDS, indirect=True)
-@pytest.mark.parametrize("function", [schema_key, schema_or_public_key])
-def test_tenants_at_the_same_time_get_a_token_each(
+@pytest.mark.parametrize(
+    ("cache_backend", "function"),
+    [
+        ("locmem", schema_key),
+        ("locmem", schema_or_public_key),
+        ("file", schema_key),
+        pytest.param("redis", schema_key, marks=pytest.mark.slow),
+        pytest.param("memcached", schema_key, marks=pytest.mark.slow),
+        pytest.param("database", schema_key, marks=pytest.mark.slow),
+    ],
+    indirect=["cache_backend"],
+)
+def test_simultaneous_fetches_of_two_tenants_return_two_tokens(
     hubspot: TokenServer, cache_backend: CacheBackend, settings: Settings, function: Callable[..., str]
 ) -> None:
-    """Two fetches for the same address, whose entries never meet."""
+    """The tenants have users with the same address, and separate cache entries for them."""
     set_key_function(settings, function)
     hubspot.set_scenario("held")
     for name in TENANTS:
@@ -101,15 +112,15 @@ def test_tenants_at_the_same_time_get_a_token_each(
     assert [entry_of(name).token for name in (*TENANTS, "public")] == [*tokens, None]
 
 
-@pytest.mark.parametrize("package", ["django_redis", "django_tenants"])
-def test_real_packages(
+@pytest.mark.parametrize("package", [pytest.param("django_redis", marks=pytest.mark.slow), "django_tenants"])
+def test_entry_is_stored_for_the_tenant_with_third_party_packages(
     package: str,
     hubspot: TokenServer,
     settings: Settings,
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The back end of django-redis, and the function of django-tenants, which reads the schema of the connection."""
+    """django-redis has its own cache back end; django-tenants a function that reads the schema of the connection."""
     pytest.importorskip(package)
     if package == "django_redis":
         location = request.getfixturevalue("redis_url")
@@ -117,17 +128,18 @@ def test_real_packages(
     else:
         set_key_function(settings, "django_tenants.cache.make_key")
     request.addfinalizer(caches["default"].close)
-    monkeypatch.setattr(connection, "schema_name", "acme", raising=False)
+    database: Any = connections["default"]
+    monkeypatch.setattr(database, "schema_name", "acme", raising=False)
     token = fetch("acme")
     assert token is not None
     assert entry_of("acme").token == token.value
-    connection.schema_name = "globex"  # type: ignore[attr-defined]
+    database.schema_name = "globex"
     assert entry_of("globex").token is None
 
 
-def test_worker_has_a_cache_of_its_own(cached: TokenServer, settings: Settings) -> None:
-    """Its keys are changed for the time of a job, which must not reach a request. Keys of the site are not changed."""
-    seen: list[object] = []
+def test_worker_has_its_own_cache_object(cached: TokenServer, settings: Settings) -> None:
+    """The app changes its own keys there during a job. Requests and the keys of the site are unaffected."""
+    seen: list[Any] = []
 
     def api_key() -> str:
         seen.append(caches["default"])
@@ -139,35 +151,35 @@ def test_worker_has_a_cache_of_its_own(cached: TokenServer, settings: Settings) 
     assert fetch("acme") is not None
     (cache,) = seen
     assert cache is not caches["default"]
-    assert cache.key_func is schema_key  # type: ignore[attr-defined]
+    assert cache.key_func is schema_key
 
 
-def test_key_function_that_fails_on_a_worker_is_no_failure_of_the_cache(
+def test_key_function_that_raises_on_a_worker_is_not_a_cache_failure(
     cached: TokenServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The circuit breaker and the rate limit belong to no tenant, and use Django's own keys then."""
+    """The circuit breaker and the rate limit belong to no tenant. They use Django's default keys then."""
     assert fetch("acme") is not None
     assert not get_store("default").is_down
     assert caplog.records == []
 
 
-def test_key_function_that_fails_in_a_request(cached: TokenServer) -> None:
-    """The cache can't be used there; the token comes from the memory of the process."""
+def test_token_is_kept_in_process_if_the_key_function_raises_in_a_request(cached: TokenServer) -> None:
+    """The cache cannot be used there."""
     assert services.get_token(ADA, wait=GENEROUS_TIMEOUT) is not None
     wait_for_workers()
     assert services.get_token(ADA) is not None
 
 
-def test_forget_token_forgets_that_of_the_tenant(cached: TokenServer) -> None:
-    """The other tenant's user with the same address keeps theirs."""
+def test_forget_token_applies_to_one_tenant(cached: TokenServer) -> None:
+    """The token of the other tenant's user with the same address stays in the cache."""
     tokens = [fetch(name) for name in TENANTS]
     with tenant("acme"):
         services.forget_token(ADA)
     assert [entry_of(name).token for name in TENANTS] == [None, tokens[1] and tokens[1].value]
 
 
-def test_overdue_call_is_recorded_for_its_tenant(cached: TokenServer, settings: Settings) -> None:
-    """The next job records the failure, whichever tenant it is for."""
+def test_failure_of_an_overdue_call_is_recorded_for_its_tenant(cached: TokenServer, settings: Settings) -> None:
+    """The next job records it, even if that job is for another tenant."""
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "TIMEOUT": 0.2}
     cached.set_scenario("held")
     with tenant("acme"):
@@ -181,7 +193,7 @@ def test_overdue_call_is_recorded_for_its_tenant(cached: TokenServer, settings: 
 
 
 class OwnKeysCache(LocMemCache):
-    """A back end whose own ``make_key()`` depends on the thread."""
+    """A cache back end with a ``make_key()`` method that depends on the thread."""
 
     fallback: str | None = "public"
 
@@ -191,14 +203,14 @@ class OwnKeysCache(LocMemCache):
 
 
 @pytest.mark.parametrize("fallback", ["public", None])
-def test_back_end_that_makes_its_own_keys_is_reported(
+def test_cache_that_makes_its_own_keys_is_logged_and_not_used(
     hubspot: TokenServer,
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     fallback: str | None,
 ) -> None:
-    """One error says so. Visitors get tokens from the memory of the process, and nothing is stored for a wrong one."""
+    """There is one error. Tokens are kept in the process, and none is stored for a wrong tenant."""
     monkeypatch.setattr(OwnKeysCache, "fallback", fallback)
     settings.CACHES = {"default": {"BACKEND": f"{__name__}.OwnKeysCache", "LOCATION": "own keys"}}
     assert fetch("acme") is not None
@@ -207,5 +219,6 @@ def test_back_end_that_makes_its_own_keys_is_reported(
         wait_for_workers()
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("hubspot_identify.store", logging.ERROR)
-    assert caches["default"]._cache == {}  # type: ignore[attr-defined]
+    cache: Any = caches["default"]
+    assert cache._cache == {}
     assert not get_store("default").is_down

@@ -1,4 +1,4 @@
-"""The fixtures of ``hubspot_identify.testing``, imported by name, as a site may do that does not want the plugin."""
+"""The fixtures of ``hubspot_identify.testing``, imported by name instead of through the plugin."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from hubspot_identify.testing import FakeHubSpot, hubspot, unmocked_hubspot_is_a
 from hubspot_identify.visitors import Visitor
 
 
-def test_fixture(hubspot: FakeHubSpot) -> None:  # noqa: F811 - it is the fixture
-    """The fixture makes tokens, below the other that forbids calls."""
+def test_imported_fixture_creates_tokens(hubspot: FakeHubSpot) -> None:  # noqa: F811 - it is the fixture
+    """The fixture takes precedence over the automatic fixture that forbids calls."""
     assert services.create_token(Visitor("ada@example.com")).value in hubspot.tokens

@@ -1,4 +1,4 @@
-"""The gate between a request and an identity, and the visitors that pass it."""
+"""Which visitor a request belongs to, and what a ``Visitor`` accepts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import dataclasses
 import json
 import logging
 import pickle
-import re
 import unicodedata
 import uuid
 from collections.abc import Callable
@@ -40,11 +39,11 @@ def ada(**changes: Any) -> User:
     )
 
 
-def request_of(user: object = None, **session: object) -> HttpRequest:
-    """A request as the middlewares of sessions and authentication leave it."""
-    request = HttpRequest()
-    request.user = ada() if user is None else user  # type: ignore[assignment]
-    request.session = session  # type: ignore[assignment]
+def request_of(user: object = None, **session: object) -> Any:
+    """Return a request with the attributes of the session and authentication middleware."""
+    request: Any = HttpRequest()
+    request.user = ada() if user is None else user
+    request.session = session
     return request
 
 
@@ -56,25 +55,22 @@ def identified(request: HttpRequest, **settings: object) -> Visitor | None:
 
 
 @pytest.mark.parametrize(
-    ("given_", "kept"),
+    ("address", "expected"),
     [
-        ("ada@example.com", "ada@example.com"),
         ("Ada@EXAMPLE.Com", "ada@example.com"),
         ("ada+chat@example.com", "ada+chat@example.com"),
         ("ada@localhost", "ada@localhost"),
         (LONGEST, LONGEST),
-        ("ada@bücher.example", "ada@xn--bcher-kva.example"),
         ("ada@BüCHER.example", "ada@xn--bcher-kva.example"),
         ("ada@xn--bcher-kva.example", "ada@xn--bcher-kva.example"),
-        ("ada@пример.рф", "ada@xn--e1afmkfd.xn--p1ai"),
         (SafeString("ada@example.com"), "ada@example.com"),
     ],
 )
-def test_an_address_has_one_spelling(given_: str, kept: str) -> None:
-    """Lower case and A-labels, whatever was typed in; so two spellings of one address are one visitor."""
-    assert normalize_email(given_) == kept
-    assert type(normalize_email(given_)) is str
-    assert Visitor(given_).email == kept
+def test_email_address_is_normalised(address: str, expected: str) -> None:
+    """It is in lower case with an ASCII domain, so two spellings of one address are one visitor."""
+    assert normalize_email(address) == expected
+    assert type(normalize_email(address)) is str
+    assert Visitor(address).email == expected
 
 
 @pytest.mark.parametrize(
@@ -83,26 +79,21 @@ def test_an_address_has_one_spelling(given_: str, kept: str) -> None:
         "",
         f"a{LONGEST}",
         "ada",
-        "@example.com",
-        "ada@",
-        "ada@@example.com",
         "ada@exa mple.com",
-        " ada@example.com",
         "ada@example.com\n",
         "ada@example.com\0",
         "ada\r\nBcc: x@example.com",
         "ada@example.com, eve@example.com",
-        '"a\tb"@example.com',
-        "ada@-example.com",
+        '"eve@example.com"@example.org',
+        "=?utf-8?q?eve=40example.com=3e=00?=foo@example.org",
         "ada@example..com",
-        f"{'a' * 65}@{'b' * 63}.{'c' * 63}.{'d' * 63}.example",
         "a" * 1_000_000,
         f"ada@{'ü' * 1_000_000}.example",
-        f"ada@{'ü' * 64}.example",  # within 254 as it stands, and too long a label
-        f"{'a' * 60}@{'.'.join(['ü' * 15] * 11)}.example",  # within 254 as it stands, and not as A-labels
+        f"ada@{'ü' * 64}.example",  # within 254 characters, but the label is too long
+        f"{'a' * 60}@{'.'.join(['ü' * 15] * 11)}.example",  # within 254 characters, but not as ASCII
         "ada@\ud800.example",
         "\ud800@example.com",
-        # Folded to ASCII by some step or other, these would be another's address:
+        # These would become another person's address if a step converted them to ASCII:
         "m\u0131ke@example.com",  # dotless i: upper() makes it I
         "mi\u212ae@example.com",  # Kelvin sign: lower() makes it k
         "ada@exampl\u017fe.com",  # long s: NFKC makes it s
@@ -116,10 +107,10 @@ def test_an_address_has_one_spelling(given_: str, kept: str) -> None:
         "\u0430da@example.com",  # Cyrillic a
     ],
 )
-def test_a_doubtful_address_is_refused(address: str) -> None:
-    """What is no address, and what two programs might read as two different ones, identifies nobody.
+def test_ambiguous_email_address_is_refused(address: str) -> None:
+    """Neither an invalid address nor one that two programs could read differently identifies a visitor.
 
-    The error quotes no part of it, and no other error that does hangs on it.
+    The exception does not quote it, and chains no other exception that does.
     """
     with pytest.raises(InvalidVisitorError) as caught:
         normalize_email(address)
@@ -130,61 +121,33 @@ def test_a_doubtful_address_is_refused(address: str) -> None:
         assert address not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("address", "problem"),
-    [
-        (f"a{LONGEST}", "is too long."),
-        (f"{'a' * 60}@{'.'.join(['ü' * 15] * 11)}.example", "is too long or has control characters."),
-        ("ada@example.com\0", "is too long or has control characters."),
-        ("adä@example.com", "has characters before the @ that are not ASCII."),
-        ('"eve@example.com"@example.org', "has quoted or encoded words before the @."),
-        ('"ada"@example.com', "has quoted or encoded words before the @."),
-        ("=?utf-8?q?eve=40example.com=3e=00?=foo@example.org", "has quoted or encoded words before the @."),
-        ("ada", "is not valid."),
-    ],
-)
-def test_a_refusal_says_why(address: str, problem: str) -> None:
-    """In the log, and to whoever runs the doctor."""
-    with pytest.raises(InvalidVisitorError, match=f"^The e-mail address {re.escape(problem)}$"):
-        normalize_email(address)
-
-
-def test_a_domain_that_can_be_read_in_two_ways() -> None:
-    """The same of a domain."""
-    with pytest.raises(
-        InvalidVisitorError, match=r"^The domain of the e-mail address has no unambiguous ASCII form\.$"
-    ):
-        normalize_email("ada@straße.example")
-
-
-@pytest.mark.parametrize("address", [None, b"ada@example.com", 5, ["ada@example.com"]])
-def test_an_address_is_text(address: object) -> None:
-    """Anything else is refused by its type."""
-    with pytest.raises(InvalidVisitorError, match=rf"^The e-mail address is a {type(address).__name__}, not text\.$"):
-        normalize_email(address)
+@pytest.mark.parametrize("value", [None, b"ada@example.com"])
+def test_email_address_must_be_text(value: object) -> None:
+    """The exception names the type."""
+    with pytest.raises(InvalidVisitorError, match=type(value).__name__):
+        normalize_email(value)
 
 
 @given(st.emails() | st.text() | st.builds("{}@{}".format, st.text(), st.text()))
-def test_a_spelling_is_final_and_changes_nobody(address: str) -> None:
-    """Any text is refused or has a spelling: printable ASCII, the same when spelled again, the same before the @."""
+def test_normalisation_is_stable_and_keeps_the_local_part(address: str) -> None:
+    """Any text is refused, or becomes printable ASCII that does not change when it is normalised again."""
     try:
-        spelled = normalize_email(address)
+        normalised = normalize_email(address)
     except InvalidVisitorError:
         return
-    assert spelled.isascii()
-    assert spelled.isprintable()
-    assert len(spelled) <= 254
-    assert normalize_email(spelled) == spelled
-    assert spelled.rpartition("@")[0] == address.rpartition("@")[0].lower()
+    assert normalised.isascii()
+    assert normalised.isprintable()
+    assert len(normalised) <= 254
+    assert normalize_email(normalised) == normalised
+    assert normalised.rpartition("@")[0] == address.rpartition("@")[0].lower()
 
 
 # Names and context
 
 
 @pytest.mark.parametrize(
-    ("given_", "kept"),
+    ("name", "expected"),
     [
-        ("Ada", "Ada"),
         ("  Ada \t Augusta\n", "Ada Augusta"),
         ("Zoë 李 O'Brien-🦄", "Zoë 李 O'Brien-🦄"),
         ("👩‍💻", "👩‍💻"),
@@ -198,90 +161,92 @@ def test_a_spelling_is_final_and_changes_nobody(address: str) -> None:
         (" " * 1_000_000 + "a", ""),
     ],
 )
-def test_names_are_cleaned(given_: str, kept: str) -> None:
-    """Controls, surrogates and marks of direction are dropped, white space is one space, and 255 characters stay."""
-    visitor = Visitor(ADDRESS, given_, given_)
-    assert (visitor.first_name, visitor.last_name) == (kept, kept)
+def test_names_are_cleaned(name: str, expected: str) -> None:
+    """Control characters, surrogates and direction marks are removed, white space is collapsed, and length limited."""
+    visitor = Visitor(ADDRESS, name, name)
+    assert (visitor.first_name, visitor.last_name) == (expected, expected)
 
 
 @given(st.text(st.characters()))
-def test_any_name_can_be_sent_and_logged(name: str) -> None:
-    """What is left of any text is valid Unicode on one line, and stays the same when cleaned again."""
-    kept = Visitor(ADDRESS, name).first_name
-    kept.encode()
-    assert not any(unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} for char in kept)
-    assert len(kept) <= 255
-    assert Visitor(ADDRESS, kept).first_name == kept
+def test_any_cleaned_name_is_one_line_of_valid_unicode(name: str) -> None:
+    """It does not change when it is cleaned again."""
+    cleaned = Visitor(ADDRESS, name).first_name
+    cleaned.encode()
+    assert not any(unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} for char in cleaned)
+    assert len(cleaned) <= 255
+    assert Visitor(ADDRESS, cleaned).first_name == cleaned
 
 
-@pytest.mark.parametrize("name", [None, 5, b"Ada"])
-def test_a_name_is_text(name: Any) -> None:
-    """Anything else is a mistake of the caller's, who is told the type."""
-    with pytest.raises(InvalidVisitorError, match=rf"^A name is a {type(name).__name__}, not text\.$"):
+def test_name_must_be_text() -> None:
+    """The exception names the type."""
+    name: Any = None
+    with pytest.raises(InvalidVisitorError, match="NoneType"):
         Visitor(ADDRESS, name)
 
 
+LONGEST_VALUE = "y" * (MAX_CONTEXT_SIZE - len('{"x": ""}'))
+
+
 @pytest.mark.parametrize(
-    ("given_", "kept"),
+    ("context", "expected"),
     [
-        ((), ()),
         ({}, ()),
         ({"plan": "pro", "city": "Köln"}, (("city", "Köln"), ("plan", "pro"))),
-        ([["plan", "pro"]], (("plan", "pro"),)),
         ([("note", "two\nlines\tand\0 \ud800\x1bmore")], (("note", "two\nlines\tand more"),)),
-        ([("a\0b", "")], (("ab", ""),)),
-        ({"x": "y" * (MAX_CONTEXT_SIZE - len('{"x": ""}'))}, (("x", "y" * (MAX_CONTEXT_SIZE - len('{"x": ""}'))),)),
+        ([["a\0b", ""]], (("ab", ""),)),
+        ({"x": LONGEST_VALUE}, (("x", LONGEST_VALUE),)),
     ],
 )
-def test_context_is_pairs_of_text_in_order(given_: Any, kept: object) -> None:
-    """A mapping or pairs, sorted, without controls, up to 4096 characters of JSON."""
-    assert Visitor(ADDRESS, context=given_).context == kept
+def test_context_is_sorted_and_cleaned(context: Any, expected: object) -> None:
+    """It may be a mapping or pairs, of up to 4096 characters of JSON."""
+    assert Visitor(ADDRESS, context=context).context == expected
 
 
 @pytest.mark.parametrize(
-    ("context", "problem"),
+    "context",
     [
-        (None, r"The context is a NoneType, not pairs of text\."),
-        ("plan=pro", r"The context is a str, not pairs of text\."),
-        ([("plan",)], r"The context is not made of pairs of text\."),
-        (["ab"], r"The context is not made of pairs of text\."),
-        ({"plan": 5}, r"The context is not made of pairs of text\."),
-        ([("plan", "a"), ("plan", "b")], r"The context has a name twice, or one without letters\."),
-        ([("plan", "a"), ("plan\0", "b")], r"The context has a name twice, or one without letters\."),
-        ({"": "a"}, r"The context has a name twice, or one without letters\."),
-        ({"x": "y" * (MAX_CONTEXT_SIZE + 1)}, r"The context is longer than 4096 characters of JSON\."),
-        ({"x": "ü" * (MAX_CONTEXT_SIZE // 6)}, r"The context is longer than 4096 characters of JSON\."),
-        ({"x": "y" * 1_000_000}, r"The context is longer than 4096 characters of JSON\."),
+        None,
+        [("secret",)],
+        ["ab"],
+        {"secret": 5},
+        [("secret", "a"), ("secret\0", "b")],
+        {"": "secret"},
+        {"secret": "y" * (MAX_CONTEXT_SIZE + 1)},
+        {"secret": "ü" * (MAX_CONTEXT_SIZE // 6)},
     ],
+    ids=["None", "not a pair", "text for a pair", "number", "duplicate", "empty name", "too long", "too long as JSON"],
 )
-def test_other_context_is_refused(context: Any, problem: str) -> None:
-    """The error says what is wrong with it and quotes none of it."""
-    with pytest.raises(InvalidVisitorError, match=f"^{problem}$"):
+def test_invalid_context_is_refused(context: Any) -> None:
+    """The exception does not quote it."""
+    with pytest.raises(InvalidVisitorError) as caught:
         Visitor(ADDRESS, context=context)
+    assert "secret" not in str(caught.value)
+    assert len(str(caught.value)) < 100
 
 
 @given(st.dictionaries(st.text(st.characters(), min_size=1), st.text(st.characters()), max_size=4))
-def test_any_context_that_is_kept_can_be_sent(context: dict[str, str]) -> None:
-    """What is kept is valid Unicode."""
+def test_any_accepted_context_is_valid_unicode(context: Any) -> None:
+    """It can be encoded as JSON and sent."""
     try:
-        visitor = Visitor(ADDRESS, context=context)  # type: ignore[arg-type]
+        visitor = Visitor(ADDRESS, context=context)
     except InvalidVisitorError:
         return
     json.dumps(dict(visitor.context), ensure_ascii=False).encode()
 
 
-def test_a_visitor_is_a_value() -> None:
-    """Equal by content, hashable, frozen, copied and pickled whole, and silent about itself."""
-    visitor = Visitor("Ada@example.com", "Ada", "Lovelace", {"plan": "pro"})  # type: ignore[arg-type]
+def test_visitor_is_an_immutable_value() -> None:
+    """Visitors with the same content are equal. They can be copied and pickled, and their ``repr`` shows nothing."""
+    context: Any = {"plan": "pro"}
+    visitor: Any = Visitor("Ada@example.com", "Ada", "Lovelace", context)
     assert visitor == Visitor("ada@example.com", " Ada", "Lovelace", (("plan", "pro"),))
     assert len({visitor, copy.deepcopy(visitor), pickle.loads(pickle.dumps(visitor))}) == 1
     assert dataclasses.replace(visitor, email="EVE@example.com").email == "eve@example.com"
     assert repr(visitor) == "Visitor()"
     with pytest.raises(dataclasses.FrozenInstanceError):
-        visitor.email = "eve@example.com"  # type: ignore[misc]
+        visitor.email = "eve@example.com"
 
 
-# The default builder
+# The default VISITOR
 
 
 @pytest.mark.parametrize(
@@ -299,67 +264,65 @@ def test_a_visitor_is_a_value() -> None:
         (OtherField(pk=1, mailbox=None, email="invoices@example.com"), None),
         (NoEmail(pk=1, phone="1"), None),
         (WithUUID(email=ADDRESS, first_name=None), Visitor(ADDRESS)),
-        (WithUUID(email=ADDRESS, first_name="Ada"), Visitor(ADDRESS, "Ada")),
-        (EmailAsKey(email=ADDRESS), Visitor(ADDRESS)),
         (Proxy(pk=1, email=ADDRESS, first_name="Ada"), Visitor(ADDRESS, "Ada")),
         (SimpleNamespace(pk=1, email=ADDRESS), Visitor(ADDRESS)),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_the_default_builder_knows_any_user_model(user: object, visitor: Visitor | None) -> None:
-    """Address and names from wherever the model says; nobody without a row, or without an address."""
+def test_default_visitor_supports_any_user_model(user: object, visitor: Visitor | None) -> None:
+    """The address comes from the field that the model names. A user without an address or a row is anonymous."""
     assert user_visitor(user, request_of(user)) == visitor
     assert user_visitor(user, None) == visitor
 
 
-# The gate
+# The visitor of a request
 
 
-def test_a_verified_user_passes() -> None:
-    """All five questions answered well, the visitor is the session's user."""
+def test_verified_user_is_identified() -> None:
+    """The visitor is the user of the session."""
     assert identified(request_of()) == Visitor(ADDRESS, "Ada", "Lovelace")
 
 
-def test_the_questions_are_asked_in_their_order_and_stop_at_the_first_no() -> None:
-    """ENABLED, logged in, impersonated, VISITOR, verified: none is asked once an earlier one said no."""
-    asked: list[str] = []
+def test_conditions_are_evaluated_in_order_up_to_the_first_that_fails() -> None:
+    """The order is ENABLED, logged in, impersonated, VISITOR, verified."""
+    evaluated: list[str] = []
 
-    def answer(name: str, value: object) -> Callable[..., object]:
+    def returning(name: str, value: object) -> Callable[..., object]:
         def callable_(*args: object) -> object:
-            asked.append(name)
+            evaluated.append(name)
             return value
 
         return callable_
 
-    class Watched:
+    class UserWithProperty:
         pk = 1
 
         @property
         def is_authenticated(self) -> object:
-            return answer("logged in", good["logged in"])()
+            return returning("logged in", values["logged in"])()
 
     visitor = Visitor(ADDRESS)
-    answers: dict[str, tuple[object, object]] = {
+    conditions: dict[str, tuple[object, object]] = {
         "ENABLED": (True, False),
         "logged in": (True, False),
         "IMPERSONATED": (False, True),
         "VISITOR": (visitor, None),
         "EMAIL_VERIFIED": (True, False),
     }
-    good: dict[str, object] = {name: yes for name, (yes, _) in answers.items()}
+    values: dict[str, object] = {name: passing for name, (passing, _) in conditions.items()}
 
-    def ask() -> Visitor | None:
-        asked.clear()
-        callables = {name: answer(name, value) for name, value in good.items() if name.isupper()}
-        return identified(request_of(Watched()), **callables)
+    def identify() -> Visitor | None:
+        evaluated.clear()
+        callables = {name: returning(name, value) for name, value in values.items() if name.isupper()}
+        return identified(request_of(UserWithProperty()), **callables)
 
-    assert ask() == visitor
-    assert asked == list(answers)
-    for number, (name, (yes, no)) in enumerate(answers.items(), 1):
-        good[name] = no
-        assert ask() is None
-        assert asked == list(answers)[:number]
-        good[name] = yes
+    assert identify() == visitor
+    assert evaluated == list(conditions)
+    for number, (name, (passing, failing)) in enumerate(conditions.items(), 1):
+        values[name] = failing
+        assert identify() is None
+        assert evaluated == list(conditions)[:number]
+        values[name] = passing
 
 
 @pytest.mark.parametrize(
@@ -370,37 +333,37 @@ def test_the_questions_are_asked_in_their_order_and_stop_at_the_first_no() -> No
         SimpleNamespace(pk=1, email=ADDRESS, is_authenticated=lambda: True),
         SimpleNamespace(pk=1, email=ADDRESS, is_authenticated=1),
     ],
-    ids=["anonymous", "says nothing", "says it by a method", "says 1"],
+    ids=["anonymous", "missing", "method", "1"],
 )
-def test_only_a_plain_true_means_logged_in(user: object) -> None:
-    """A user object that does not say so itself is nobody, and VISITOR never sees it."""
+def test_user_is_anonymous_unless_is_authenticated_is_true(user: object) -> None:
+    """``VISITOR`` is not called for any other value."""
     assert identified(request_of(user), VISITOR=lambda user, request: Visitor(ADDRESS)) is None
 
 
-def test_a_request_without_user_is_nobody() -> None:
-    """Where a page is made before the authentication, VISITOR is not asked about a user that isn't there."""
+def test_request_without_a_user_is_anonymous() -> None:
+    """If a page is rendered before the authentication middleware, ``VISITOR`` is not called."""
     assert identified(HttpRequest(), VISITOR=lambda user, request: Visitor(user.email)) is None
 
 
-def test_a_site_without_users_has_its_visitors_all_the_same(settings: Settings) -> None:
-    """Where django.contrib.auth is not installed, VISITOR alone knows who somebody is; the default knows nobody."""
+def test_visitor_setting_identifies_without_django_auth(settings: Settings) -> None:
+    """If ``django.contrib.auth`` is not installed, a custom ``VISITOR`` decides. The default identifies no visitor."""
     settings.INSTALLED_APPS = ["django.contrib.sessions", "hubspot_identify"]
-    request = HttpRequest()
-    request.session = {"customer": ADDRESS}  # type: ignore[assignment]
+    request: Any = HttpRequest()
+    request.session = {"customer": ADDRESS}
     assert identified(request, VISITOR=lambda user, request: Visitor(request.session["customer"])) == Visitor(ADDRESS)
     assert identified(request) is None
 
 
-def test_a_request_without_session_has_its_user() -> None:
-    """Users may come from elsewhere than a session, as in APIs."""
+def test_request_without_a_session_has_its_user() -> None:
+    """In an API, the user may not come from a session."""
     request = request_of()
     del request.session
     assert identified(request) == Visitor(ADDRESS, "Ada", "Lovelace")
 
 
 @pytest.mark.parametrize("flag", ["is_hijacked", "is_impersonate"])
-def test_a_flag_on_the_user_is_impersonation(flag: str) -> None:
-    """The marks that django-hijack and django-impersonate put on the user are enough by themselves."""
+def test_impersonated_user_is_anonymous(flag: str) -> None:
+    """django-hijack and django-impersonate set an attribute of the user."""
     user = ada()
     setattr(user, flag, True)
     assert identified(request_of(user)) is None
@@ -417,23 +380,23 @@ def test_a_flag_on_the_user_is_impersonation(flag: str) -> None:
         ("loginas_from_user", ["1:signed"], [None]),
     ],
 )
-def test_a_mark_in_the_session_is_impersonation(key: str, marks: list[object], cleared: list[object]) -> None:
-    """The same for what the packages keep in the session, whether or not their middleware runs."""
+def test_session_of_an_impersonator_is_anonymous(key: str, marks: list[object], cleared: list[object]) -> None:
+    """The session keys of four packages are known, so their middleware need not have run."""
     for mark in marks:
         assert identified(request_of(**{key: mark})) is None
     for mark in cleared:
         assert identified(request_of(**{key: mark})) is not None
 
 
-def test_the_mark_of_loginas_may_have_another_name(settings: Settings) -> None:
-    """django-loginas lets sites choose the key in the session."""
+def test_session_key_of_loginas_is_configurable(settings: Settings) -> None:
+    """django-loginas has a setting for its session key."""
     settings.LOGINAS_FROM_USER_SESSION_FLAG = "came_from"
     assert identified(request_of(came_from="1:signed")) is None
     assert identified(request_of(loginas_from_user="1:signed")) is not None
 
 
-def test_home_made_impersonation_is_asked_for() -> None:
-    """IMPERSONATED is called with the request, and a true answer means nobody."""
+def test_impersonated_setting_makes_a_request_anonymous() -> None:
+    """``IMPERSONATED`` is called with the request. A true value means that the user is impersonated."""
 
     def impersonated(request: HttpRequest) -> Any:
         return request.session.get("acting_as")
@@ -442,27 +405,27 @@ def test_home_made_impersonation_is_asked_for() -> None:
     assert identified(request_of(), IMPERSONATED=impersonated) is not None
 
 
-def test_who_is_not_enabled_is_nobody() -> None:
-    """A callable ENABLED decides for each request; off is off for all."""
+def test_enabled_decides_for_each_request() -> None:
+    """``ENABLED`` may be a callable, or ``False`` for all requests."""
     enabled = {"ENABLED": lambda request: "yes" in request.session}
     assert identified(request_of(yes=1), **enabled) is not None
     assert identified(request_of(), **enabled) is None
     assert identified(request_of(), ENABLED=False) is None
 
 
-def test_an_unverified_address_is_nobody() -> None:
-    """EMAIL_VERIFIED is asked about the very user and the address in its one spelling; a falsy answer means no."""
+def test_user_with_an_unverified_address_is_anonymous() -> None:
+    """``EMAIL_VERIFIED`` is called with the user and the normalised address. A false value means unverified."""
     user = ada(email="Ada@Example.com")
-    asked: list[tuple[object, str]] = []
-    answers: list[Any] = [None, False, True]
+    calls: list[tuple[object, str]] = []
+    results: list[Any] = [None, False, True]
 
     def verified(user: object, address: str) -> Any:
-        asked.append((user, address))
-        return answers[len(asked) - 1]
+        calls.append((user, address))
+        return results[len(calls) - 1]
 
-    visitors = [identified(request_of(user), EMAIL_VERIFIED=verified) for _ in answers]
+    visitors = [identified(request_of(user), EMAIL_VERIFIED=verified) for _ in results]
     assert visitors == [None, None, Visitor(ADDRESS, "Ada", "Lovelace")]
-    assert asked == [(user, ADDRESS)] * 3
+    assert calls == [(user, ADDRESS)] * 3
 
 
 def test_no_user_is_identified_if_email_verified_is_false() -> None:
@@ -470,57 +433,69 @@ def test_no_user_is_identified_if_email_verified_is_false() -> None:
     assert identified(request_of(), EMAIL_VERIFIED=False) is None
 
 
-def test_a_visitor_of_another_type_is_a_mistake() -> None:
-    """A VISITOR that returns something else is told so, by type alone."""
-    with pytest.raises(TypeError, match=r"^HUBSPOT_IDENTIFY\['VISITOR'\] returned a str, not a Visitor or None\.$"):
+def test_visitor_setting_must_return_a_visitor() -> None:
+    """The exception names the type of what it returned, and does not quote it."""
+    with pytest.raises(TypeError, match=r"HUBSPOT_IDENTIFY\['VISITOR'\]") as caught:
         identified(request_of(), VISITOR=lambda user, request: ADDRESS)
+    assert "str" in str(caught.value)
+    assert ADDRESS not in str(caught.value)
 
 
-class Promise:
-    """What an event loop could wait for, and is no coroutine."""
+class Awaitable:
+    """An awaitable that is not a coroutine."""
 
     __await__ = iter
 
 
-@pytest.mark.parametrize("key", ["ENABLED", "IMPERSONATED", "EMAIL_VERIFIED"])
 @pytest.mark.parametrize(
-    "answer", [lambda *args: asyncio.sleep(0, False), lambda *args: Promise()], ids=["coroutine", "awaitable"]
-)
-def test_an_awaitable_is_no_yes(key: str, answer: Callable[..., object]) -> None:
-    """A callable that hands on what an asynchronous one returned has not answered: that would always be true."""
-    with pytest.raises(ConfigurationError, match=rf"^HUBSPOT_IDENTIFY\['{key}'\] returned an awaitable: write a "):
-        identified(request_of(), **{key: answer})
-
-
-@pytest.mark.parametrize(
-    ("user", "name"),
+    ("key", "value"),
     [
-        (ada(email="not an address"), "User 1"),
-        (WithUUID(pk=uuid.UUID(int=7), email="not an address"), f"User {uuid.UUID(int=7)}"),
-        (EmailAsKey(email="not an address"), "User (with a key of text)"),
+        ("ENABLED", lambda *args: asyncio.sleep(0, False)),
+        ("IMPERSONATED", lambda *args: asyncio.sleep(0, False)),
+        ("EMAIL_VERIFIED", lambda *args: asyncio.sleep(0, False)),
+        ("EMAIL_VERIFIED", lambda *args: Awaitable()),
+    ],
+    ids=["ENABLED", "IMPERSONATED", "EMAIL_VERIFIED", "no coroutine"],
+)
+def test_awaitable_does_not_count_as_true(key: str, value: Callable[..., object]) -> None:
+    """A callable that returns a coroutine or another awaitable is a configuration error."""
+    with pytest.raises(ConfigurationError) as caught:
+        identified(request_of(), **{key: value})
+    assert caught.value.setting == key
+
+
+@pytest.mark.parametrize(
+    ("user", "key"),
+    [
+        (ada(email="not an address"), "1"),
+        (WithUUID(pk=uuid.UUID(int=7), email="not an address"), str(uuid.UUID(int=7))),
+        (EmailAsKey(email="not an address"), ""),
     ],
 )
-def test_an_unusable_address_is_anonymous_and_logged_without_it(
-    user: User, name: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The log names the user by a key that can't be the address, and says what is wrong."""
+def test_unusable_address_is_logged_without_the_address(user: User, key: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The user is anonymous. The log names the primary key, unless it is text that may be the address."""
     with caplog.at_level(logging.INFO):
         assert identified(request_of(user)) is None
-        assert identified(request_of(user)) is None  # within a minute, which needs no second line
-    assert caplog.messages == [f"{name} is not identified: The e-mail address is not valid."]
+        assert identified(request_of(user)) is None  # within a minute, so it is not logged again
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("hubspot_identify.visitors", logging.INFO)
+    assert key in record.getMessage()
+    assert "not an address" not in record.getMessage()
 
 
-@given(name=st.text(), value=st.text())
-def test_nothing_the_client_sends_changes_who_it_is(name: str, value: str) -> None:
-    """Parameters, bodies, headers and cookies are not looked at: the request offers nothing but user and session."""
+class RequestWithoutData:
+    """A request that raises ``AttributeError`` for parameters, bodies, headers and cookies."""
 
-    class Reluctant:
-        def __init__(self, user: object) -> None:
-            self.user = user
-            self.session = {name: value} if name not in MARKS else {}
+    def __init__(self, session: dict[str, object]) -> None:
+        self.user = ada()
+        self.session = session
 
-    request: Any = Reluctant(ada())
+
+IMPERSONATION_KEYS = ("hijack_history", "_impersonate", "exit_users_pk", "loginas_from_user")
+
+
+@given(name=st.text().filter(lambda name: name not in IMPERSONATION_KEYS), value=st.text())
+def test_client_cannot_change_the_visitor(name: str, value: str) -> None:
+    """Of a request, only the user and the session are read, and no unknown key of the session matters."""
+    request: Any = RequestWithoutData({name: value})
     assert identified(request) == Visitor(ADDRESS, "Ada", "Lovelace")
-
-
-MARKS = {"hijack_history", "_impersonate", "exit_users_pk", "loginas_from_user"}

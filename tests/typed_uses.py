@@ -1,6 +1,6 @@
-"""The public names as a typed site uses them. Nobody runs this file: ``mypy tests/typed_uses.py`` reads it.
+"""The public names as a typed site uses them. This file is checked by mypy and never run.
 
-What must not pass carries a ``type: ignore``, which mypy reports should it pass after all.
+Lines that mypy must reject have a ``type: ignore``, which mypy reports as unused if it accepts them.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from hubspot_identify.widget import render_script
 
 
 def visitor_of_customer(user: User, request: HttpRequest | None) -> Visitor | None:
-    """A ``VISITOR`` of a site's own."""
+    """A custom ``VISITOR``."""
     if not user.is_active:
         return None
     return Visitor(user.email, first_name=user.first_name, context=(("plan", "pro"),))
 
 
 def page(request: HttpRequest) -> HttpResponse:
-    """A view that asks by itself."""
+    """A view that calls the services."""
     identification = services.identify(request, wait=0.5, account="eu")
     assert_type(identification, Identification)
     assert_type(identification.subject, str | None)
@@ -41,14 +41,14 @@ def page(request: HttpRequest) -> HttpResponse:
 
 
 async def asynchronous_page(request: HttpRequest) -> HttpResponse:
-    """The same in an event loop."""
+    """An asynchronous view."""
     identity = await services.aidentify(request)
     assert_type(identity, Identification)
     return render(request, "page.html", {"identity": identity})
 
 
 def tokens(visitor: Visitor) -> str:
-    """Tokens for other channels than the page."""
+    """Tokens for other purposes than the page."""
     assert_type(services.get_token(visitor), VisitorToken | None)
     assert_type(services.get_token(visitor, wait=1.0, account="eu"), VisitorToken | None)
     services.forget_token(visitor)
@@ -68,14 +68,14 @@ def tokens(visitor: Visitor) -> str:
 
 
 async def asynchronous_tokens(visitor: Visitor) -> None:
-    """Their twins."""
+    """The asynchronous functions."""
     assert_type(await services.acreate_token(visitor), VisitorToken)
     assert_type(await services.aget_token(visitor, wait=1.0), VisitorToken | None)
     await services.aforget_token(visitor, account="eu")
 
 
 def receivers() -> None:
-    """Signals are Django's."""
+    """Receivers of signals."""
 
     def count(sender: type[Visitor], visitor: Visitor, account: str, **kwargs: object) -> None: ...
 
@@ -89,7 +89,7 @@ def policy() -> dict[str, list[str]]:
 
 
 def test_of_a_site(client: Client) -> None:
-    """Tests of a site."""
+    """The test suite of a site."""
     with fake_hubspot(EMAIL_VERIFIED=True) as hubspot:
         assert_type(hubspot, FakeHubSpot)
         assert_type(hubspot.identified, list[str])
@@ -102,7 +102,7 @@ def test_of_a_site(client: Client) -> None:
 
 
 def mistakes(visitor: Visitor, request: HttpRequest) -> None:
-    """What a type checker finds before a user does."""
+    """Wrong uses that a type checker reports."""
     services.get_token("ada@example.com")  # type: ignore[arg-type]
     services.get_token(visitor, "eu")  # type: ignore[arg-type]
     services.identify(request, 1.0)  # type: ignore[call-arg]

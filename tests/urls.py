@@ -1,4 +1,4 @@
-"""URLs of the test suite: the app's own, where the README puts them."""
+"""The URLconf of the test suite, with the app's URLs as in the README."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Impersonation and verification by the real packages, through their own views. Run by ``test_integrations.py``."""
+"""Impersonation and verified addresses with the real packages and their own views. ``test_integrations.py`` runs it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
-from django.contrib.auth.models import AbstractUser
+from django.contrib.auth.models import User
 from django.core import mail
 from django.core.mail import EmailMessage
 from django.http import HttpRequest
 from django.test import Client
 from hijack import signals as hijack_signals
-from impersonate import signals as impersonate_signals
+from impersonate import signals as impersonate_signals  # type: ignore[import-untyped]
 from pytest_django import Settings
 from support.server import TokenServer
 
@@ -33,24 +34,23 @@ VISITORS = Path(__file__).parents[2] / "docs" / "visitors.rst"
 
 @pytest.fixture(autouse=True)
 def hubspot(token_server: TokenServer, settings: Settings) -> TokenServer:
-    """HubSpot is there and would make a token for anybody."""
+    """A server that issues a token for every visitor."""
     settings.HUBSPOT_IDENTIFY = {"API_KEY": "key", "BASE_URL": token_server.url, "EMAIL_VERIFIED": True, "TIMEOUT": 10}
     return token_server
 
 
-def user(name: str, email: str, **fields: object) -> AbstractUser:
-    found: AbstractUser = get_user_model().objects.create_user(name, email, "password", **fields)
-    return found
+def user(name: str, email: str, **fields: Any) -> User:
+    return User.objects.create_user(name, email, "password", **fields)
 
 
 @pytest.fixture
-def customer() -> AbstractUser:
+def customer() -> User:
     return user("ada", CUSTOMER)
 
 
 @pytest.fixture
-def staff(client: Client) -> AbstractUser:
-    """Logged in, and allowed to impersonate."""
+def staff(client: Client) -> User:
+    """A logged-in staff member who may impersonate users."""
     grace = user("grace", STAFF, is_staff=True, is_superuser=True)
     client.force_login(grace)
     return grace
@@ -61,21 +61,22 @@ def identified_by_page(client: Client) -> str:
 
 
 def subject_of_endpoint(client: Client) -> object:
-    """What the endpoint says by itself, before any token could be made."""
-    answer = client.get("/hubspot/identity/", headers=HEADERS)
-    assert answer.status_code in {200, 202}
-    return answer.json()["subject"]
+    """The subject in the first response of the endpoint, which may come before the token."""
+    response = client.get("/hubspot/identity/", headers=HEADERS)
+    assert response.status_code in {200, 202}
+    subject: object = response.json()["subject"]
+    return subject
 
 
-def addresses_asked_for(server: TokenServer) -> list[str]:
+def requested_addresses(server: TokenServer) -> list[str]:
     return [request.json()["email"] for request in server.requests()]
 
 
 @dataclass(frozen=True)
 class Package:
-    """How a package starts and stops acting as somebody."""
+    """How to start and stop impersonation with a package."""
 
-    start: Callable[[Client, AbstractUser], None]
+    start: Callable[[Client, User], None]
     stop: Callable[[Client], None]
     middleware: str | None = None
 
@@ -94,7 +95,7 @@ PACKAGES = {
         lambda client: post(client, "/hijack/release/"),
         "hijack.middleware.HijackUserMiddleware",
     ),
-    # Its middleware only sets a mark on the user and shows a bar: the session says it as well.
+    # The middleware only marks the user. The session has the same information.
     "hijack without middleware": Package(
         lambda client, customer: post(client, "/hijack/acquire/", user_pk=customer.pk),
         lambda client: post(client, "/hijack/release/"),
@@ -123,43 +124,34 @@ def package(request: pytest.FixtureRequest, settings: Settings) -> Package:
     return chosen
 
 
-def test_nobody_is_identified_while_somebody_acts_as_them(
-    client: Client, package: Package, staff: AbstractUser, customer: AbstractUser, hubspot: TokenServer
+def test_visitor_is_anonymous_during_impersonation(
+    client: Client, package: Package, staff: User, customer: User, hubspot: TokenServer
 ) -> None:
-    """Before and after, the staff member is who they are; meanwhile nobody is, and no call is made for the customer."""
+    """Before and after, the staff member is identified. HubSpot is never called for the customer."""
     assert identified_by_page(client) == STAFF
 
     package.start(client, customer)
-    acting = client.get("/")
-    assert acting.wsgi_request.user.pk == customer.pk, "the package did not do its part"
-    assert acting.content == b""
+    impersonated: Any = client.get("/")
+    assert impersonated.wsgi_request.user.pk == customer.pk
+    assert impersonated.content == b""
     assert subject_of_endpoint(client) is None
 
     package.stop(client)
     assert identified_by_page(client) == STAFF
-    assert set(addresses_asked_for(hubspot)) == {STAFF}
+    assert set(requested_addresses(hubspot)) == {STAFF}
 
 
-def test_the_customer_is_not_kept_from_their_own_chat(
-    client: Client, package: Package, staff: AbstractUser, customer: AbstractUser
+def test_cached_token_of_the_customer_is_not_used_during_impersonation(
+    client: Client, package: Package, staff: User, customer: User
 ) -> None:
-    """What staff do in their session changes nothing in the customer's."""
-    package.start(client, customer)
-    own = Client()
-    own.force_login(customer)
-    assert identified_by_page(own) == CUSTOMER
-
-
-def test_a_token_that_is_there_already_is_not_handed_to_staff(
-    client: Client, package: Package, staff: AbstractUser, customer: AbstractUser
-) -> None:
-    """The gate stands before the cache: the customer's own token does not show either."""
+    """The page and the endpoint are anonymous, and the customer is still identified in their own session."""
     own = Client()
     own.force_login(customer)
     assert identified_by_page(own) == CUSTOMER
     package.start(client, customer)
     assert identified_by_page(client) == ""
     assert client.get("/hubspot/identity/", headers=HEADERS).json() == {"subject": None, "identity": None}
+    assert identified_by_page(own) == CUSTOMER
 
 
 @pytest.mark.parametrize(
@@ -169,43 +161,43 @@ def test_a_token_that_is_there_already_is_not_handed_to_staff(
         ("impersonate", impersonate_signals.session_begin, impersonate_signals.session_end),
     ],
 )
-def test_nobody_else_is_identified_in_the_very_request_that_starts_or_ends_it(
+def test_customer_is_not_identified_in_the_request_that_starts_or_ends_impersonation(
     client: Client,
     settings: Settings,
-    staff: AbstractUser,
-    customer: AbstractUser,
+    staff: User,
+    customer: User,
     hubspot: TokenServer,
     name: str,
-    started: object,
-    ended: object,
+    started: Any,
+    ended: Any,
 ) -> None:
-    """A receiver of the package's signals that asks who is there gets nobody, or the staff member, not the customer."""
+    """A receiver of the package's signals gets the staff member or no identity, but never that of the customer."""
     package = PACKAGES[name]
     settings.MIDDLEWARE = [*settings.MIDDLEWARE, package.middleware]
     seen: list[str | None] = []
 
-    def ask(sender: object, request: object, **kwargs: object) -> None:
-        identity = services.identify(request, wait=10.0).identity  # type: ignore[arg-type]
+    def receive(sender: object, request: HttpRequest, **kwargs: object) -> None:
+        identity = services.identify(request, wait=10.0).identity
         seen.append(identity["email"] if identity else None)
 
     for signal in (started, ended):
-        signal.connect(ask)  # type: ignore[attr-defined]
+        signal.connect(receive)
     try:
         package.start(client, customer)
         package.stop(client)
     finally:
         for signal in (started, ended):
-            signal.disconnect(ask)  # type: ignore[attr-defined]
+            signal.disconnect(receive)
     assert len(seen) == 2
     assert set(seen) <= {None, STAFF}
-    assert set(addresses_asked_for(hubspot)) <= {STAFF}
+    assert set(requested_addresses(hubspot)) <= {STAFF}
 
 
-# django-allauth. EMAIL_VERIFIED is left undecided, so that its own record is asked.
+# django-allauth. EMAIL_VERIFIED is not set, so that the records of django-allauth decide.
 
 
 @pytest.fixture
-def undecided(settings: Settings) -> None:
+def decided_by_allauth(settings: Settings) -> None:
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "EMAIL_VERIFIED": None}
 
 
@@ -222,17 +214,17 @@ def sign_up(client: Client, name: str, email: str) -> None:
 
 
 def confirm(message: EmailMessage) -> None:
-    """Follow the link in a mail, in a browser of one's own."""
+    """Follow the link in a mail with another browser."""
     found = re.search(r"https?://[^/]+(/accounts/confirm-email/\S+)", str(message.body))
     assert found, message.body
     post(Client(), found[1])
 
 
-@pytest.mark.usefixtures("undecided")
-def test_an_address_counts_once_it_is_verified(
+@pytest.mark.usefixtures("decided_by_allauth")
+def test_user_is_identified_once_the_address_is_verified(
     client: Client, outbox: list[EmailMessage], hubspot: TokenServer
 ) -> None:
-    """Signed up and not verified: anonymous, without a call. Verified by the mailed link: identified."""
+    """Before the user follows the link in the mail, the visitor is anonymous and HubSpot is not called."""
     sign_up(client, "ada", "Ada@Example.com")
     assert identified_by_page(client) == ""
     assert hubspot.calls == 0
@@ -240,9 +232,9 @@ def test_an_address_counts_once_it_is_verified(
     assert identified_by_page(client) == CUSTOMER
 
 
-@pytest.mark.usefixtures("undecided")
-def test_an_imported_user_counts_once_the_site_vouches_for_the_address(client: Client) -> None:
-    """The recipe of docs/visitors.rst: whoever came by an import is anonymous until then, and identified after."""
+@pytest.mark.usefixtures("decided_by_allauth")
+def test_imported_user_is_identified_after_the_recipe_of_the_manual(client: Client) -> None:
+    """The recipe of docs/visitors.rst creates the record that django-allauth needs."""
     imported = user("ada", "Ada@Example.com")
     client.force_login(imported)
     assert identified_by_page(client) == ""
@@ -251,9 +243,9 @@ def test_an_imported_user_counts_once_the_site_vouches_for_the_address(client: C
     assert identified_by_page(client) == CUSTOMER
 
 
-@pytest.mark.usefixtures("undecided")
-def test_a_changed_address_has_to_be_verified_anew(client: Client, outbox: list[EmailMessage]) -> None:
-    """By whatever way the address changes, the new one is anonymous until its own link was followed."""
+@pytest.mark.usefixtures("decided_by_allauth")
+def test_changed_address_is_anonymous_until_it_is_verified(client: Client, outbox: list[EmailMessage]) -> None:
+    """This does not depend on how the address was changed."""
     sign_up(client, "ada", CUSTOMER)
     confirm(outbox[0])
     assert identified_by_page(client) == CUSTOMER
@@ -267,7 +259,7 @@ def test_a_changed_address_has_to_be_verified_anew(client: Client, outbox: list[
     assert identified_by_page(client) == "new@example.com"
 
 
-@pytest.mark.usefixtures("undecided")
+@pytest.mark.usefixtures("decided_by_allauth")
 def test_a_change_by_allauth_keeps_the_old_address_until_the_new_one_is_verified(
     client: Client, outbox: list[EmailMessage], settings: Settings
 ) -> None:
@@ -281,11 +273,11 @@ def test_a_change_by_allauth_keeps_the_old_address_until_the_new_one_is_verified
     assert identified_by_page(client) == "new@example.com"
 
 
-@pytest.mark.usefixtures("undecided")
-def test_of_two_accounts_that_claim_an_address_only_its_owner_is_identified(
+@pytest.mark.usefixtures("decided_by_allauth")
+def test_only_the_owner_of_an_address_that_two_accounts_claim_is_identified(
     client: Client, outbox: list[EmailMessage], hubspot: TokenServer
 ) -> None:
-    """Who merely typed the address in stays anonymous, before and after its owner verified it, however spelled."""
+    """The other account stays anonymous before and after the owner verified the address, in any spelling."""
     sign_up(client, "eve", CUSTOMER.upper())
     owner = Client()
     sign_up(owner, "ada", CUSTOMER)
@@ -295,11 +287,9 @@ def test_of_two_accounts_that_claim_an_address_only_its_owner_is_identified(
     assert [identified_by_page(one) for one in (client, owner)] == ["", CUSTOMER]
 
 
-@pytest.mark.usefixtures("undecided")
-def test_an_address_set_by_hand_is_not_verified_by_another_accounts_record(
-    client: Client, outbox: list[EmailMessage]
-) -> None:
-    """The record has to be the user's own."""
+@pytest.mark.usefixtures("decided_by_allauth")
+def test_record_of_another_user_does_not_verify_an_address(client: Client, outbox: list[EmailMessage]) -> None:
+    """A verified record counts only for the user that it belongs to."""
     sign_up(Client(), "ada", CUSTOMER)
     confirm(outbox[0])
     eve = user("eve", CUSTOMER)
@@ -307,46 +297,47 @@ def test_an_address_set_by_hand_is_not_verified_by_another_accounts_record(
     assert identified_by_page(client) == ""
 
 
-@pytest.mark.usefixtures("undecided")
-def test_a_record_that_is_no_address_is_passed_over(client: Client) -> None:
-    """Rows that other code wrote don't break the page, nor count."""
-    ada = user("ada", CUSTOMER)
+@pytest.mark.usefixtures("decided_by_allauth")
+def test_invalid_record_is_ignored(client: Client) -> None:
+    """A row with an invalid address neither breaks the page nor verifies the user."""
+    ada: Any = user("ada", CUSTOMER)
     client.force_login(ada)
-    ada.emailaddress_set.create(email="no address", verified=True)  # type: ignore[attr-defined]
+    ada.emailaddress_set.create(email="no address", verified=True)
     assert identified_by_page(client) == ""
-    ada.emailaddress_set.create(email="ADA@example.com", verified=True)  # type: ignore[attr-defined]
+    ada.emailaddress_set.create(email="ADA@example.com", verified=True)
     assert identified_by_page(client) == CUSTOMER
 
 
-@pytest.mark.usefixtures("undecided")
-def test_somebody_without_a_row_is_not_looked_for(settings: Settings) -> None:
-    """A user of VISITOR's own making, who has no primary key, has no verified address either."""
+@pytest.mark.usefixtures("decided_by_allauth")
+def test_user_without_primary_key_is_anonymous(settings: Settings) -> None:
+    """A user that is not in the database has no verified address."""
 
-    class Passer:
+    class UserWithoutKey:
         is_authenticated = True
 
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "VISITOR": lambda user, request: Visitor(CUSTOMER)}
-    request = HttpRequest()
-    request.user = Passer()  # type: ignore[assignment]
+    request: Any = HttpRequest()
+    request.user = UserWithoutKey()
     assert services.identify(request) == services.NOBODY
 
 
-@pytest.mark.usefixtures("undecided")
+@pytest.mark.usefixtures("decided_by_allauth")
 def test_email_verified_is_required_if_allauth_is_removed(client: Client, settings: Settings) -> None:
-    """Without django-allauth there is no record to decide, so a missing setting is an error at once."""
+    """Without django-allauth there are no records, so a missing setting is an error."""
     client.force_login(user("ada", CUSTOMER))
     request = client.get("/").wsgi_request
     assert services.identify(request) == services.NOBODY
     installed = settings.INSTALLED_APPS
     settings.INSTALLED_APPS = [app for app in installed if app != "allauth.account"]
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(ConfigurationError) as caught:
         services.identify(request)
+    assert caught.value.setting == "EMAIL_VERIFIED"
     settings.INSTALLED_APPS = installed
     assert services.identify(request) == services.NOBODY
 
 
-def test_the_sites_own_decision_goes_before_allauths_record(client: Client, settings: Settings) -> None:
-    """EMAIL_VERIFIED = True, or a callable, is not second-guessed."""
+def test_setting_precedes_the_records_of_allauth(client: Client, settings: Settings) -> None:
+    """With ``EMAIL_VERIFIED = True`` or a callable, the records are not read."""
     client.force_login(user("ada", CUSTOMER))
     assert identified_by_page(client) == CUSTOMER
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "EMAIL_VERIFIED": lambda user, email: False}

@@ -1,4 +1,4 @@
-"""The recipe of docs/consent.rst with the real django-cookie-consent. Run by ``test_consent.py``."""
+"""The recipe of docs/consent.rst with the real django-cookie-consent. ``test_consent.py`` runs it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ urlpatterns = [
 
 @pytest.fixture(autouse=True)
 def recipe(settings: Settings, hubspot: TokenServer) -> None:
-    """The manual's own code decides."""
+    """A site whose ``ENABLED`` is the code in the manual."""
     (block,) = [block for block in code_blocks("consent") if "cookie_consent" in block]
     names: dict[str, Any] = {}
     exec(block, names)
@@ -40,7 +40,7 @@ def recipe(settings: Settings, hubspot: TokenServer) -> None:
 
 
 @pytest.fixture
-def ada_herself(client: Client) -> User:
+def logged_in_user(client: Client) -> User:
     user = ada()
     user.save()
     client.force_login(user)
@@ -51,30 +51,31 @@ def load_on(client: Client) -> str:
     return script_attributes(client.get("/").content.decode())["data-load-on"]
 
 
-def answer(client: Client, answer: str) -> None:
-    response = client.post(f"/cookies/{answer}/", {"cookie_groups": "chat"})
+def decide(client: Client, decision: str) -> None:
+    response = client.post(f"/cookies/{decision}/", {"cookie_groups": "chat"})
     assert response.status_code == 302, response.content
 
 
 def subject(client: Client) -> object:
-    return client.get("/hubspot/identity/", headers={"X-HubSpot-Identify": "1"}).json()["subject"]
+    found: object = client.get("/hubspot/identity/", headers={"X-HubSpot-Identify": "1"}).json()["subject"]
+    return found
 
 
-@pytest.mark.usefixtures("ada_herself")
-def test_the_chat_follows_the_consent(client: Client, hubspot: TokenServer) -> None:
-    """Not answered, declined: our script alone, nobody, no call. Agreed: the chat. Taken back: cleaned up again."""
-    for said in (None, "decline"):
-        if said:
-            answer(client, said)
+@pytest.mark.usefixtures("logged_in_user")
+def test_chat_is_loaded_only_with_consent(client: Client, hubspot: TokenServer) -> None:
+    """Without a decision, after a refusal and after a withdrawal, the page has no loader and HubSpot is not called."""
+    for decision in (None, "decline"):
+        if decision:
+            decide(client, decision)
         assert load_on(client) == "never"
         assert "hs-scripts" not in client.get("/").content.decode()
         assert subject(client) is None
     assert hubspot.calls == 0
-    answer(client, "accept")
+    decide(client, "accept")
     assert load_on(client) == "page"
     assert subject(client) is not None
     assert hubspot.wait_for_calls(1)
-    answer(client, "decline")
+    decide(client, "decline")
     assert load_on(client) == "never"
     assert subject(client) is None
     assert hubspot.calls == 1

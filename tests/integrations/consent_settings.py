@@ -1,4 +1,4 @@
-"""A site with django-cookie-consent, as its manual sets it up."""
+"""A site with django-cookie-consent, configured as its manual describes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""A site with all the packages that the app has to get along with; the tests switch on the middleware they need."""
+"""A site with all packages that the app supports. The tests add the middleware that they need."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from settings import *  # noqa: F403
 from settings import INSTALLED_APPS, MIDDLEWARE
@@ -26,7 +28,7 @@ AUTHENTICATION_BACKENDS = ["django.contrib.auth.backends.ModelBackend", "django_
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
 LOGIN_REDIRECT_URL = LOGOUT_REDIRECT_URL = "/"
-TEMPLATES = [
+_TEMPLATES: Any = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
         "APP_DIRS": True,
@@ -39,7 +41,8 @@ TEMPLATES = [
         },
     }
 ]
-# Addresses are verified by mail; several accounts may claim one until then.
+TEMPLATES = _TEMPLATES
+# Addresses are verified by mail. Until then, several accounts may claim one.
 ACCOUNT_SIGNUP_FIELDS = ["username*", "email*", "password1*"]
 ACCOUNT_EMAIL_VERIFICATION = "optional"
 ACCOUNT_PREVENT_ENUMERATION = "strict"

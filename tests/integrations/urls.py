@@ -1,4 +1,4 @@
-"""The packages' own URLs, as their manuals route them, and a page with the identity inline."""
+"""The URLs of the packages, as their manuals route them, and a page that shows the identified address."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hubspot_identify import services
 
 
 def page(request: HttpRequest) -> HttpResponse:
-    """Whom a page would identify: the address, or nothing."""
+    """Respond with the address of the identified visitor, or nothing."""
     identity = services.identify(request, wait=10.0).identity
     return HttpResponse(identity["email"] if identity else "", content_type="text/plain")
 

@@ -12,7 +12,7 @@ from hubspot_identify.sandbox.state import sandbox as the_sandbox
 
 @pytest.fixture
 def sandbox(settings: Settings) -> Iterator[Sandbox]:
-    """The sandbox of this process, empty and healthy, mounted in a site under development."""
+    """The sandbox of this process, empty and healthy, routed in a site with ``DEBUG``."""
     settings.DEBUG = True
     settings.ROOT_URLCONF = "sandbox.urls"
     the_sandbox.reset()
@@ -25,4 +25,4 @@ def origin(sandbox: Sandbox) -> Iterator[str]:
     """The origin of a site with the sandbox, on a real port."""
     with serving_site() as origin:
         yield origin
-        sandbox.set_mood("healthy")  # lets go whoever hangs
+        sandbox.set_mood("healthy")  # releases held calls

@@ -1,4 +1,4 @@
-"""The stand-in's widget keeps to what was seen of HubSpot's, for it is what ``identify.js`` is judged by."""
+"""The sandbox's chat widget behaves like HubSpot's, because the tests of ``identify.js`` depend on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.browser import TIMEOUT, running_chromium
 
 from hubspot_identify.sandbox.state import TOKEN_LIFETIME, Sandbox
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 CONTAINER = "#hubspot-messages-iframe-container"
 PORTAL_HOST = "www.shop.test"
@@ -27,7 +27,7 @@ def chromium() -> Iterator[Browser]:
 
 
 class Visit:
-    """A browser of its own on the page with HubSpot's embed code."""
+    """A browser context with the page that has HubSpot's embed code."""
 
     def __init__(self, page: Page, origin: str, sandbox: Sandbox) -> None:
         self.page = page
@@ -40,7 +40,7 @@ class Visit:
         return {"identificationEmail": email, "identificationToken": self.sandbox.issue(email)}
 
     def open(self, settings: object = None, query: str = "", before: str = "") -> None:
-        """Open the page, with these settings and after running this script."""
+        """Open the page with these settings, after running a script in it."""
         if settings is not None:
             before += f";window.hsConversationsSettings = {json.dumps(settings)}"
         self.page.add_init_script(f"if (window.top === window) {{ {before} }}")
@@ -51,30 +51,30 @@ class Visit:
         return self.page.evaluate(script)
 
     def assign(self, settings: dict[str, Any]) -> None:
-        """Set some of the settings, as a script of the page would."""
+        """Set some of the settings, like a script of the page."""
         self.page.evaluate("settings => Object.assign(window.hsConversationsSettings, settings)", settings)
 
-    def happened(self, what: str) -> list[dict[str, Any]]:
-        """What of this kind has happened."""
+    def logged(self, what: str) -> list[dict[str, Any]]:
+        """The entries of the widget's log that are of a kind."""
         log: list[dict[str, Any]] = self.run("window.__hubspotSandbox.log")
         return [entry for entry in log if entry["what"] == what]
 
     def wait_for(self, what: str, times: int = 1) -> None:
-        """Wait until it has happened so often."""
+        """Wait until the log has so many entries of a kind."""
         self.page.wait_for_function(
             "([what, times]) => window.__hubspotSandbox.log.filter(each => each.what === what).length >= times",
             arg=[what, times],
         )
 
     def event(self, name: str, times: int = 1) -> None:
-        """Wait until the widget has sent such an event so often."""
+        """Wait until the widget has sent an event so many times."""
         self.page.wait_for_function(
             "([name, times]) => window.__hubspotSandbox.log.filter(each => each.event === name).length >= times",
             arg=[name, times],
         )
 
-    def let_a_second_pass(self) -> None:
-        """So that load and refresh are not throttled; needs ``page.clock.install()``."""
+    def skip_throttling(self) -> None:
+        """Advance the page's clock by a second, so that the next call is not throttled."""
         self.page.clock.run_for(1001)
 
     @property
@@ -87,11 +87,11 @@ class Visit:
         return self.page.frame_locator(f"{CONTAINER} iframe")
 
     def expect_visitor(self, email: str) -> None:
-        """The chat that is drawn takes its visitor for this one; ``unknown`` for nobody."""
+        """Wait until the chat shows this visitor, or ``unknown``."""
         expect(self.page.locator(CONTAINER)).to_have_count(1)
         expect(self.chat.locator("body")).to_have_attribute("data-visitor", email)
 
-    def say(self, text: str) -> None:
+    def send(self, text: str) -> None:
         self.chat.locator("#launcher").click()
         self.chat.get_by_label("Message").fill(text)
         self.chat.get_by_role("button", name="Send").click()
@@ -109,110 +109,99 @@ def visit(chromium: Browser, origin: str, sandbox: Sandbox) -> Iterator[Visit]:
 
 
 @pytest.fixture
-def timeless(visit: Visit) -> Visit:
-    """A visit whose page's clock is moved by hand."""
+def paused(visit: Visit) -> Visit:
+    """A visit with a clock that the test advances."""
     visit.page.clock.install()
     return visit
 
 
-def test_without_settings_the_chat_loads_at_once_for_nobody(visit: Visit) -> None:
-    """The plain embed code draws one chat of an unknown visitor."""
+def test_chat_without_settings_loads_at_once_for_an_unknown_visitor(visit: Visit) -> None:
+    """The embed code alone loads one chat."""
     visit.open()
     visit.event("widgetLoaded")
     visit.expect_visitor("unknown")
     assert visit.status == {"loaded": True, "pending": False}
 
 
-def test_a_visitor_with_email_and_token_is_known(visit: Visit) -> None:
-    """Settings that are there before the loader identify the visitor; their message comes from a contact."""
-    visit.open(visit.identity("ada@example.com"))
-    visit.expect_visitor("ada@example.com")
-    visit.say("Hello")
+def test_visitor_with_address_and_token_is_a_contact(visit: Visit) -> None:
+    """Both are sent in the URL of a request, in which the address is encoded and the token is not."""
+    identity = visit.identity("ada+1@example.com")
+    visit.open(identity)
+    visit.expect_visitor("ada+1@example.com")
+    visit.send("Hello")
     visit.event("contactAssociated")
     (thread,) = visit.sandbox.threads()
     assert thread.contact is not None
-    assert (thread.contact.email, thread.messages) == ("ada@example.com", ["Hello"])
+    assert (thread.contact.email, thread.messages) == ("ada+1@example.com", ["Hello"])
+    urls = visit.run("performance.getEntriesByType('resource').map(({name}) => name)")
+    (url,) = [each for each in urls if "/livechat/" in each]
+    assert url.endswith(f"&email=ada%2B1%40example.com&identificationToken={identity['identificationToken']}")
 
 
-def test_one_of_the_two_is_none(visit: Visit) -> None:
-    """E-mail without a token identifies nobody."""
-    visit.open({"identificationEmail": "ada@example.com"})
-    visit.expect_visitor("unknown")
-
-
-def test_a_token_of_somebody_else_is_not_believed(visit: Visit) -> None:
-    """HubSpot decides by the token, not by the address."""
-    visit.open({**visit.identity("ada@example.com"), "identificationEmail": "grace@example.com"})
-    visit.expect_visitor("unknown")
-
-
-def test_an_expired_token_is_not_believed(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After its twelve hours a token identifies nobody."""
-    known = visit.identity("ada@example.com")
+def test_invalid_identity_is_an_unknown_visitor(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing token, the token of another address and an expired token identify no contact."""
+    identity = visit.identity("ada@example.com")
+    for invalid in (
+        {"identificationEmail": "ada@example.com"},
+        {**identity, "identificationEmail": "grace@example.com"},
+    ):
+        visit.open(invalid)
+        visit.expect_visitor("unknown")
     clock = visit.sandbox._clock
     monkeypatch.setattr(visit.sandbox, "_clock", lambda: clock() + TOKEN_LIFETIME)
-    visit.open(known)
+    visit.open(identity)
     visit.expect_visitor("unknown")
 
 
-def test_identity_is_read_once_when_the_shell_is_built(timeless: Visit) -> None:
-    """What is set before load() counts; what is set later does not, whatever refresh() is called."""
-    timeless.open(HELD_BACK)
-    timeless.assign(timeless.identity("ada@example.com"))
-    timeless.run(LOAD)
-    timeless.event("widgetLoaded")
-    timeless.assign(timeless.identity("grace@example.com"))
+def test_identity_is_read_once_when_the_widget_loads(paused: Visit) -> None:
+    """Settings that change after ``load()`` are ignored, also by ``refresh()``."""
+    paused.open(HELD_BACK)
+    paused.assign(paused.identity("ada@example.com"))
+    paused.run(LOAD)
+    paused.event("widgetLoaded")
+    paused.assign(paused.identity("grace@example.com"))
     for number, call in enumerate(["refresh()", "refresh({setIdentification: true})"], 2):
-        timeless.let_a_second_pass()
-        timeless.run(f"HubSpotConversations.widget.{call}")
-        timeless.wait_for("call answered", number)
-    timeless.expect_visitor("ada@example.com")
-    assert [each["email"] for each in timeless.happened("call")] == ["ada@example.com"] * 3
-    assert len(timeless.happened("identity read")) == 1
+        paused.skip_throttling()
+        paused.run(f"HubSpotConversations.widget.{call}")
+        paused.wait_for("call answered", number)
+    paused.expect_visitor("ada@example.com")
+    assert [each["email"] for each in paused.logged("call")] == ["ada@example.com"] * 3
+    assert len(paused.logged("identity read")) == 1
 
 
-@pytest.mark.parametrize(
-    "written",
-    [
-        "null",
-        "'text'",
-        "{identificationEmail: null, identificationToken: null}",
-        "{identificationEmail: 7, identificationToken: 'x'}",
-        "{loadImmediately: 'false'}",
-        "{avoidInlineStyles: null}",
-        "{enableWidgetCookieBanner: 'SOMETIMES'}",
-    ],
-)
-def test_null_and_wrong_types_kill(visit: Visit, written: str) -> None:
-    """The widget dies at start-up and never comes to life on this page."""
-    visit.open(before=f"window.hsConversationsSettings = {written}")
-    visit.wait_for("invariant violation")
-    assert visit.run("typeof window.HubSpotConversations") == "undefined"
-    assert len(visit.errors) == 1
-    assert visit.errors[0].startswith("Invariant Violation")
+def test_settings_of_a_wrong_type_stop_the_widget(visit: Visit) -> None:
+    """The widget raises at start-up and is not available on this page."""
+    for number, settings in enumerate(
+        [
+            "null",
+            "{identificationEmail: null, identificationToken: null}",
+            "{loadImmediately: 'false'}",
+            "{enableWidgetCookieBanner: 'SOMETIMES'}",
+        ],
+        1,
+    ):
+        visit.open(before=f"window.hsConversationsSettings = {settings}")
+        visit.wait_for("invariant violation")
+        assert visit.run("typeof window.HubSpotConversations") == "undefined"
+        assert len(visit.errors) == number
+        assert visit.errors[-1].startswith("Invariant Violation")
 
 
-def test_unknown_settings_are_harmless(visit: Visit) -> None:
-    """Only documented keys are looked at."""
-    visit.open({"enableWidgetCookieBanner": "ON_EXIT_INTENT", "somethingNew": None})
-    visit.expect_visitor("unknown")
-
-
-def test_before_load_most_calls_only_warn(visit: Visit) -> None:
-    """load, status, on and off work; the others warn and do nothing."""
+def test_most_calls_before_load_only_log_a_warning(visit: Visit) -> None:
+    """Only ``load()``, ``status()``, ``on()`` and ``off()`` work."""
     visit.open(HELD_BACK)
     visit.wait_for("ready callbacks")
     calls = ["clear", "resetAndReloadWidget", *(f"widget.{name}" for name in ("remove", "refresh", "open", "close"))]
     for call in calls:
         visit.run(f"HubSpotConversations.{call}({{resetWidget: true}})")
-    warnings = [each["text"].split()[0] for each in visit.happened("warning")]
+    warnings = [each["text"].split()[0] for each in visit.logged("warning")]
     assert warnings == calls
     assert visit.status == {"loaded": False, "pending": False}
-    assert visit.happened("reset") == []
+    assert visit.logged("reset") == []
 
 
-def test_the_first_load_drops_its_arguments_and_replaces_the_object(visit: Visit) -> None:
-    """Whoever kept the object has the wrong one, and the chat stays closed."""
+def test_first_load_ignores_its_arguments_and_replaces_the_object(visit: Visit) -> None:
+    """A reference to the former object is useless, and the chat stays closed."""
     visit.open(HELD_BACK)
     visit.wait_for("ready callbacks")
     assert visit.run(
@@ -223,16 +212,16 @@ def test_the_first_load_drops_its_arguments_and_replaces_the_object(visit: Visit
     expect(visit.chat.locator("#panel")).to_be_hidden()
 
 
-def test_open_works_right_after_load_on_the_new_object(visit: Visit) -> None:
-    """The chat opens as soon as it is drawn."""
+def test_open_immediately_after_load_opens_the_chat(visit: Visit) -> None:
+    """The call has to use the new object. The chat opens as soon as it is shown."""
     visit.open(HELD_BACK)
     visit.wait_for("ready callbacks")
     visit.run(f"() => {{ {LOAD}; HubSpotConversations.widget.open(); }}")
     expect(visit.chat.locator("#panel")).to_be_visible()
 
 
-def test_ready_callbacks_run_again_with_the_same_emitter_and_with_a_new_one_after_a_reset(visit: Visit) -> None:
-    """A handler registered at each run is there twice after load(), and gone after a reset unless registered again."""
+def test_ready_callbacks_run_again_after_load_and_after_a_reset(visit: Visit) -> None:
+    """The event emitter is the same after ``load()`` and a new one after a reset. Later callbacks are not called."""
     visit.open(
         HELD_BACK,
         before="""
@@ -250,24 +239,18 @@ def test_ready_callbacks_run_again_with_the_same_emitter_and_with_a_new_one_afte
     assert visit.run("window.late") is None
 
 
-def test_load_and_refresh_are_throttled(visit: Visit) -> None:
-    """A second call within a second is lost; the first load() counts, too."""
-    visit.open(HELD_BACK)
-    visit.wait_for("ready callbacks")
-    visit.run(f"() => {{ {LOAD}; {LOAD}; }}")
-    visit.event("widgetLoaded")
-    visit.run("() => { for (const _ of [1, 2]) HubSpotConversations.widget.refresh(); }")
-    assert [each["call"] for each in visit.happened("throttled")] == ["load", "refresh"]
-
-
-def test_two_loads_make_one_iframe(timeless: Visit) -> None:
-    """A load() of a widget that is loaded or about to be does nothing."""
-    timeless.open()
-    timeless.event("widgetLoaded")
-    timeless.let_a_second_pass()
-    timeless.run(LOAD)
-    assert len(timeless.happened("load ignored")) == 1
-    expect(timeless.page.locator(CONTAINER)).to_have_count(1)
+def test_load_and_refresh_are_throttled(paused: Visit) -> None:
+    """A second call within a second is ignored. A later ``load()`` of a loaded widget does nothing."""
+    paused.open(HELD_BACK)
+    paused.wait_for("ready callbacks")
+    paused.run(f"() => {{ {LOAD}; {LOAD}; }}")
+    paused.event("widgetLoaded")
+    paused.run("() => { for (const _ of [1, 2]) HubSpotConversations.widget.refresh(); }")
+    assert [each["call"] for each in paused.logged("throttled")] == ["load", "refresh"]
+    paused.skip_throttling()
+    paused.run(LOAD)
+    assert len(paused.logged("load ignored")) == 1
+    expect(paused.page.locator(CONTAINER)).to_have_count(1)
 
 
 RESETS: dict[str, str] = {
@@ -277,31 +260,31 @@ RESETS: dict[str, str] = {
 
 
 @pytest.mark.parametrize("reset", RESETS.values(), ids=RESETS)
-def test_a_reset_while_pending_brings_the_old_visitor(timeless: Visit, reset: str) -> None:
-    """It cancels nothing: the chat that appears is the former visitor's, whoever is there now."""
-    timeless.open(timeless.identity("ada@example.com"), query="delay=60000")
-    timeless.wait_for("call answered")
-    assert timeless.status == {"loaded": False, "pending": True}
-    timeless.assign(timeless.identity("grace@example.com"))
-    timeless.run(reset)
-    timeless.wait_for("call answered", 2)
-    timeless.page.clock.run_for(60_000)
-    timeless.event("widgetLoaded", 2)
-    timeless.expect_visitor("ada@example.com")
+def test_reset_during_a_load_does_not_cancel_it(paused: Visit, reset: str) -> None:
+    """The chat that appears is that of the former visitor."""
+    paused.open(paused.identity("ada@example.com"), query="delay=60000")
+    paused.wait_for("call answered")
+    assert paused.status == {"loaded": False, "pending": True}
+    paused.assign(paused.identity("grace@example.com"))
+    paused.run(reset)
+    paused.wait_for("call answered", 2)
+    paused.page.clock.run_for(60_000)
+    paused.event("widgetLoaded", 2)
+    paused.expect_visitor("ada@example.com")
 
 
-def test_a_remove_while_pending_cancels_nothing(timeless: Visit) -> None:
-    """The chat appears all the same."""
-    timeless.open(query="delay=60000")
-    timeless.wait_for("call answered")
-    timeless.run("HubSpotConversations.widget.remove()")
-    assert timeless.status["pending"] is False
-    timeless.page.clock.run_for(60_000)
-    timeless.expect_visitor("unknown")
+def test_remove_during_a_load_does_not_cancel_it(paused: Visit) -> None:
+    """The chat appears, although the status is no longer pending."""
+    paused.open(query="delay=60000")
+    paused.wait_for("call answered")
+    paused.run("HubSpotConversations.widget.remove()")
+    assert paused.status["pending"] is False
+    paused.page.clock.run_for(60_000)
+    paused.expect_visitor("unknown")
 
 
-def test_the_next_visitor_is_known_after_a_reset_that_waited(visit: Visit) -> None:
-    """Keys, reset, load, when nothing is pending: that is the recipe for another visitor."""
+def test_next_visitor_is_identified_after_a_reset_without_pending_load(visit: Visit) -> None:
+    """A change of visitor needs new settings, a reset and ``load()``, in this order."""
     visit.open({**HELD_BACK, **visit.identity("ada@example.com")})
     visit.wait_for("ready callbacks")
     visit.run(LOAD)
@@ -313,46 +296,46 @@ def test_the_next_visitor_is_known_after_a_reset_that_waited(visit: Visit) -> No
     visit.expect_visitor("grace@example.com")
 
 
-def test_a_failed_call_leaves_it_pending_until_removed(timeless: Visit) -> None:
-    """Nothing but remove() and another load() brings it back."""
-    timeless.open(query="api=fail")
-    timeless.page.clock.run_for(1)
-    timeless.wait_for("call failed")
-    timeless.page.clock.run_for(60_000)
-    assert timeless.status == {"loaded": False, "pending": True}
-    timeless.run("() => { __hubspotSandbox.knobs.api = ''; HubSpotConversations.widget.refresh(); }")
-    assert len(timeless.happened("refresh ignored while pending")) == 1
-    timeless.run("HubSpotConversations.widget.remove()")
-    assert timeless.status == {"loaded": False, "pending": False}
-    timeless.run(LOAD)
-    timeless.page.clock.run_for(1)
-    timeless.event("widgetLoaded")
+def test_failed_load_stays_pending_until_it_is_removed(paused: Visit) -> None:
+    """Only ``remove()`` and another ``load()`` load the chat."""
+    paused.open(query="api=fail")
+    paused.page.clock.run_for(1)
+    paused.wait_for("call failed")
+    paused.page.clock.run_for(60_000)
+    assert paused.status == {"loaded": False, "pending": True}
+    paused.run("() => { __hubspotSandbox.knobs.api = ''; HubSpotConversations.widget.refresh(); }")
+    assert len(paused.logged("refresh ignored while pending")) == 1
+    paused.run("HubSpotConversations.widget.remove()")
+    assert paused.status == {"loaded": False, "pending": False}
+    paused.run(LOAD)
+    paused.page.clock.run_for(1)
+    paused.event("widgetLoaded")
 
 
-def test_a_body_swap_loses_the_iframe_and_its_identity(timeless: Visit) -> None:
-    """status() still says loaded; load() and refresh() draw nothing; remove() and load() bring it back unidentified."""
-    timeless.open(timeless.identity("ada@example.com"))
-    timeless.expect_visitor("ada@example.com")
-    timeless.run("document.body.replaceWith(document.createElement('body'))")
-    assert timeless.status == {"loaded": True, "pending": False}
-    timeless.let_a_second_pass()
-    timeless.run(f"() => {{ {LOAD}; HubSpotConversations.widget.refresh(); }}")
-    timeless.wait_for("call answered", 2)
-    assert timeless.status == {"loaded": True, "pending": False}
-    expect(timeless.page.locator(CONTAINER)).to_have_count(0)
+def test_replaced_body_loses_the_chat_and_its_identity(paused: Visit) -> None:
+    """The status is still loaded. ``remove()`` and ``load()`` show the chat of an unknown visitor."""
+    paused.open(paused.identity("ada@example.com"))
+    paused.expect_visitor("ada@example.com")
+    paused.run("document.body.replaceWith(document.createElement('body'))")
+    assert paused.status == {"loaded": True, "pending": False}
+    paused.skip_throttling()
+    paused.run(f"() => {{ {LOAD}; HubSpotConversations.widget.refresh(); }}")
+    paused.wait_for("call answered", 2)
+    assert paused.status == {"loaded": True, "pending": False}
+    expect(paused.page.locator(CONTAINER)).to_have_count(0)
 
-    timeless.let_a_second_pass()
-    timeless.run(f"() => {{ HubSpotConversations.widget.remove(); {LOAD}; }}")
-    timeless.page.clock.run_for(1)
-    timeless.event("widgetLoaded", 2)
-    timeless.expect_visitor("unknown")
-    timeless.run("HubSpotConversations.widget.refresh({setIdentification: true})")
-    timeless.page.clock.run_for(1)
-    timeless.expect_visitor("ada@example.com")
+    paused.skip_throttling()
+    paused.run(f"() => {{ HubSpotConversations.widget.remove(); {LOAD}; }}")
+    paused.page.clock.run_for(1)
+    paused.event("widgetLoaded", 2)
+    paused.expect_visitor("unknown")
+    paused.run("HubSpotConversations.widget.refresh({setIdentification: true})")
+    paused.page.clock.run_for(1)
+    paused.expect_visitor("ada@example.com")
 
 
-def test_a_clone_of_the_chat_is_dead(visit: Visit) -> None:
-    """What the back button restores from a copy of the page never connects, and stays beside the living one."""
+def test_cloned_chat_does_not_connect(visit: Visit) -> None:
+    """A chat that the back button restores from a copy of the page stays until ``remove()``."""
     visit.open()
     visit.expect_visitor("unknown")
     visit.run(f"() => {{ document.body.append(document.querySelector('{CONTAINER}').cloneNode(true)); }}")
@@ -363,8 +346,8 @@ def test_a_clone_of_the_chat_is_dead(visit: Visit) -> None:
     expect(clone).to_have_count(0)
 
 
-def test_the_order_of_logging_out_matters(visit: Visit) -> None:
-    """clear() before the keys are gone identifies the old visitor again; after that it doesn't."""
+def test_clear_identifies_the_visitor_in_the_settings(visit: Visit) -> None:
+    """On log-out the settings have to be removed before ``clear()``."""
     visit.open(visit.identity("ada@example.com"))
     visit.expect_visitor("ada@example.com")
     visit.run(RESETS["clear"])
@@ -377,11 +360,11 @@ def test_the_order_of_logging_out_matters(visit: Visit) -> None:
     visit.expect_visitor("unknown")
 
 
-def test_an_anonymous_visitor_gets_the_cookie_and_the_next_person_the_thread(visit: Visit) -> None:
-    """For 180 days, on the whole of the site's domain: the thread is whoever's who comes next."""
+def test_cookie_of_an_anonymous_visitor_restores_the_conversation(visit: Visit) -> None:
+    """The cookie is valid for 180 days and all subdomains, until ``clear()``."""
     visit.open()
     visit.expect_visitor("unknown")
-    visit.say("my secret")
+    visit.send("my secret")
     cookie = visit.cookies()["messagesUtk"]
     assert (cookie["domain"], cookie["path"], cookie["sameSite"]) == (".shop.test", "/", "Lax")
     assert cookie["expires"] - visit.run("Date.now()") / 1000 == pytest.approx(180 * 24 * 60 * 60, abs=60)
@@ -393,8 +376,8 @@ def test_an_anonymous_visitor_gets_the_cookie_and_the_next_person_the_thread(vis
     assert visit.cookies()["messagesUtk"]["value"] != cookie["value"]
 
 
-def test_an_identified_visitor_gets_no_cookie_and_leaves_another_ones(visit: Visit) -> None:
-    """The cookie of an anonymous chat before the log-in stays in the browser, with its thread."""
+def test_identified_visitor_gets_no_cookie(visit: Visit) -> None:
+    """``clear()`` removes the cookie of an earlier anonymous chat."""
     visit.open(visit.identity("ada@example.com"))
     visit.expect_visitor("ada@example.com")
     assert "messagesUtk" not in visit.cookies()
@@ -403,64 +386,60 @@ def test_an_identified_visitor_gets_no_cookie_and_leaves_another_ones(visit: Vis
     assert "messagesUtk" not in visit.cookies()
 
 
-def test_an_anonymous_visitor_is_identified_in_place(timeless: Visit) -> None:
-    """refresh with setIdentification keeps the thread that was begun anonymously, now as the contact's."""
-    timeless.open({})
-    timeless.expect_visitor("unknown")
-    timeless.say("Hello")
-    timeless.assign(timeless.identity("ada@example.com"))
-    timeless.run("HubSpotConversations.widget.refresh({setIdentification: true})")
-    timeless.page.clock.run_for(1)
-    timeless.expect_visitor("ada@example.com")
-    expect(timeless.chat.get_by_role("listitem")).to_have_text(["Hello"])
-    (thread,) = timeless.sandbox.threads()
+def test_refresh_with_set_identification_identifies_the_anonymous_visitor(paused: Visit) -> None:
+    """The conversation continues as that of the contact."""
+    paused.open({})
+    paused.expect_visitor("unknown")
+    paused.send("Hello")
+    paused.assign(paused.identity("ada@example.com"))
+    paused.run("HubSpotConversations.widget.refresh({setIdentification: true})")
+    paused.page.clock.run_for(1)
+    paused.expect_visitor("ada@example.com")
+    expect(paused.chat.get_by_role("listitem")).to_have_text(["Hello"])
+    (thread,) = paused.sandbox.threads()
     assert thread.contact is not None
     assert thread.contact.email == "ada@example.com"
 
 
-def test_no_chat_on_this_page_is_said_in_two_ways(visit: Visit) -> None:
-    """widgetHidden with a reason, and an event of the window; nothing is drawn."""
+def test_page_without_chat_gets_two_events(visit: Visit) -> None:
+    """The widget sends ``widgetHidden`` with a reason, and the window gets an event. No chat is shown."""
     visit.open(
         before="""
-            window.said = [];
-            addEventListener("hubspot:messages:initialized", ({detail}) => said.push(detail));
+            window.events = [];
+            addEventListener("hubspot:messages:initialized", ({detail}) => events.push(detail));
             window.hsConversationsOnReady = [
-                () => HubSpotConversations.on("widgetHidden", (detail) => said.push(Object.keys(detail))),
+                () => HubSpotConversations.on("widgetHidden", (detail) => events.push(Object.keys(detail))),
             ];
         """,
         query="chat=none",
     )
     visit.event("widgetHidden")
-    assert {"messageWillRender": False} in visit.run("said")
-    assert ["reason", "description"] in visit.run("said")
+    assert {"messageWillRender": False} in visit.run("events")
+    assert ["reason", "description"] in visit.run("events")
     assert visit.status == {"loaded": False, "pending": False}
     expect(visit.page.locator(CONTAINER)).to_have_count(0)
 
 
-def test_refresh_follows_the_chatflow_of_the_address(timeless: Visit) -> None:
-    """On a page without a chat it goes away, on one with a chat it comes back."""
-    timeless.open()
-    timeless.event("widgetLoaded")
+def test_refresh_shows_or_hides_the_chat_by_url(paused: Visit) -> None:
+    """The chat disappears at a URL without a chat, and appears at one with a chat."""
+    paused.open()
+    paused.event("widgetLoaded")
     for knob, event, times in (("none", "widgetHidden", 1), ("", "widgetLoaded", 2)):
-        timeless.let_a_second_pass()
-        timeless.run(f"() => {{ __hubspotSandbox.knobs.chat = '{knob}'; HubSpotConversations.widget.refresh(); }}")
-        timeless.page.clock.run_for(1)
-        timeless.event(event, times)
-    timeless.expect_visitor("unknown")
+        paused.skip_throttling()
+        paused.run(f"() => {{ __hubspotSandbox.knobs.chat = '{knob}'; HubSpotConversations.widget.refresh(); }}")
+        paused.page.clock.run_for(1)
+        paused.event(event, times)
+    paused.expect_visitor("unknown")
 
 
-def test_a_second_copy_refuses_to_start(visit: Visit) -> None:
-    """One live chat in a window: another loader changes nothing."""
+def test_second_copy_of_the_loader_does_not_start(visit: Visit) -> None:
+    """A page with two loaders, or with a loader whose element has another id, has one chat."""
     visit.open()
     visit.expect_visitor("unknown")
     visit.page.add_script_tag(url="/sandbox/loader/123.js")
     visit.wait_for("duplicate instance")
     expect(visit.page.locator(CONTAINER)).to_have_count(1)
-
-
-def test_without_its_id_the_loader_brings_a_second_copy(visit: Visit) -> None:
-    """Embedding it under another id ends in a duplicate."""
-    visit.open(query="id=mine")
+    visit.open(query="id=other")
     visit.wait_for("duplicate instance")
     expect(visit.page.locator("script#hs-script-loader")).to_have_count(1)
 
@@ -472,17 +451,17 @@ TRAPS: dict[str, str] = {
 
 
 @pytest.mark.parametrize("trap", TRAPS)
-def test_traps_that_keep_it_from_starting(visit: Visit, trap: str) -> None:
-    """Another script of the page can silence the chat."""
+def test_other_script_can_keep_the_widget_from_starting(visit: Visit, trap: str) -> None:
+    """Two globals that other scripts define disable the chat."""
     visit.open(before=TRAPS[trap])
     visit.page.wait_for_function("window.__hubspotSandbox.log.length")
-    assert len(visit.happened(f"disabled by {trap}")) == 1
+    assert len(visit.logged(f"disabled by {trap}")) == 1
     assert visit.run("typeof window.HubSpotConversations") == "undefined"
 
 
-def test_anything_named_hsvars_diverts_email_and_token(visit: Visit) -> None:
-    """Even an element with that id sends them to the page's own origin, and by its <base> elsewhere."""
-    known = visit.identity("ada@example.com")
+def test_element_named_hsvars_diverts_address_and_token(visit: Visit) -> None:
+    """With an element of that id, the widget sends both to the page's base URL, which ``<base>`` can change."""
+    identity = visit.identity("ada@example.com")
     plant = """
         addEventListener("DOMContentLoaded", () => {
             document.body.append(Object.assign(document.createElement("p"), {id: "hsVars"}));
@@ -490,29 +469,19 @@ def test_anything_named_hsvars_diverts_email_and_token(visit: Visit) -> None:
         });
     """
     with visit.page.expect_request("http://evil.test/livechat-public/**") as request:
-        visit.open(known, before=plant)
-    assert known["identificationToken"] in request.value.url
+        visit.open(identity, before=plant)
+    assert identity["identificationToken"] in request.value.url
 
 
-def test_the_email_is_encoded_and_the_token_is_not(visit: Visit) -> None:
-    """Both travel in the URL of the widget's own call, where resource timing keeps them."""
-    known = visit.identity("ada+1@example.com")
-    visit.open(known)
-    visit.expect_visitor("ada+1@example.com")
-    urls = visit.run("performance.getEntriesByType('resource').map(({name}) => name)")
-    (url,) = [each for each in urls if "/livechat/" in each]
-    assert url.endswith(f"&email=ada%2B1%40example.com&identificationToken={known['identificationToken']}")
-
-
-def test_a_throwing_loader_brings_no_chat(visit: Visit) -> None:
-    """The knob for tests of a loader that is broken."""
+def test_broken_loader_loads_no_chat(visit: Visit) -> None:
+    """``loader=throw`` simulates a loader that raises an error."""
     with visit.page.expect_event("pageerror"):
         visit.page.goto(f"{visit._url}?loader=throw")
     assert visit.run("typeof window.__hubspotSandbox") == "undefined"
 
 
-def test_the_chat_can_be_placed_in_the_page(visit: Visit) -> None:
-    """inlineEmbedSelector names the element that holds it, open."""
-    visit.open({"inlineEmbedSelector": "h1"})
+def test_inline_embed_selector_places_the_chat(visit: Visit) -> None:
+    """The chat is open in the element that the setting selects. Unknown settings are ignored."""
+    visit.open({"inlineEmbedSelector": "h1", "enableWidgetCookieBanner": "ON_EXIT_INTENT", "unknown": None})
     expect(visit.page.locator(f"h1 > {CONTAINER}")).to_have_count(1)
     expect(visit.chat.locator("#panel")).to_be_visible()

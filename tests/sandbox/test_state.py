@@ -1,3 +1,5 @@
+"""The state of the sandbox: tokens, rate limits, contacts and conversations."""
+
 from __future__ import annotations
 
 import re
@@ -10,7 +12,7 @@ from hubspot_identify.sandbox.state import RATE_LIMIT, RATE_WINDOW, TOKEN_LIFETI
 
 
 class Clock:
-    """Seconds since the epoch, moved by hand."""
+    """A clock that tests set."""
 
     def __init__(self) -> None:
         self.now = 1_000_000.0
@@ -29,34 +31,29 @@ def sandbox(clock: Clock) -> Sandbox:
     return Sandbox(clock)
 
 
-def test_each_token_is_another_one_and_fit_for_the_widget(sandbox: Sandbox) -> None:
-    """HubSpot makes a new token for each call, of characters that survive in a URL unencoded."""
+def test_each_token_is_new_and_safe_in_a_url(sandbox: Sandbox) -> None:
+    """Like HubSpot's tokens, those of the sandbox need no encoding in a URL."""
     tokens = {sandbox.issue("ada@example.com") for _ in range(20)}
     assert len(tokens) == 20
     assert all(re.fullmatch(TOKEN, token) for token in tokens)
 
 
-def test_a_token_is_believed_for_its_own_address_only(sandbox: Sandbox) -> None:
-    """A token presented with another address identifies nobody."""
+def test_token_identifies_only_its_address_for_twelve_hours(sandbox: Sandbox, clock: Clock) -> None:
+    """A token with another address, a changed token and an expired token identify no contact."""
     token = sandbox.issue("ada@example.com", "Ada", "Lovelace")
     contact = sandbox.believe("Ada@Example.com", token)
     assert contact is not None
     assert (contact.email, contact.name) == ("ada@example.com", "Ada Lovelace")
     assert sandbox.believe("grace@example.com", token) is None
     assert sandbox.believe("ada@example.com", token + "x") is None
-
-
-def test_a_token_dies_after_twelve_hours(sandbox: Sandbox, clock: Clock) -> None:
-    """The twelve hours are counted from the call."""
-    token = sandbox.issue("ada@example.com")
     clock.now += TOKEN_LIFETIME - 1
     assert sandbox.believe("ada@example.com", token) is not None
     clock.now += 1
     assert sandbox.believe("ada@example.com", token) is None
 
 
-def test_the_rate_limit_rolls(sandbox: Sandbox, clock: Clock) -> None:
-    """190 calls in any ten seconds, for each credential; the oldest makes room for the next."""
+def test_rate_limit_is_a_rolling_window_for_each_credential(sandbox: Sandbox, clock: Clock) -> None:
+    """190 calls are allowed in any ten seconds."""
     assert [sandbox.remaining("key") for _ in range(RATE_LIMIT)] == list(reversed(range(RATE_LIMIT)))
     clock.now += RATE_WINDOW - 0.1
     assert sandbox.remaining("key") is None
@@ -69,8 +66,8 @@ def test_the_rate_limit_rolls(sandbox: Sandbox, clock: Clock) -> None:
     assert sandbox.remaining("key") == RATE_LIMIT - 2
 
 
-def test_an_anonymous_thread_is_the_next_persons_too(sandbox: Sandbox) -> None:
-    """Whoever has the browser's cookie sees what was said with it: nothing else ties an anonymous thread."""
+def test_anonymous_conversation_belongs_to_the_cookie(sandbox: Sandbox) -> None:
+    """Every visitor with the browser's cookie sees its anonymous conversation."""
     sandbox.say("my card number is", utk="cookie")
     seen = sandbox.thread("", "", "cookie")
     assert seen is not None
@@ -78,17 +75,19 @@ def test_an_anonymous_thread_is_the_next_persons_too(sandbox: Sandbox) -> None:
     assert sandbox.thread("", "", "another") is None
 
 
-def test_a_contact_finds_their_thread_in_any_browser(sandbox: Sandbox) -> None:
-    """A contact's conversation hangs on the e-mail, not on the browser's cookie."""
+def test_conversation_of_a_contact_belongs_to_the_address(sandbox: Sandbox) -> None:
+    """A contact has the same conversation in every browser."""
     sandbox.say("first", email="ada@example.com", token=sandbox.issue("ada@example.com"), utk="home")
     thread = sandbox.say("second", email="ada@example.com", token=sandbox.issue("ada@example.com"), utk="office")
     assert thread.messages == ["first", "second"]
     assert len(sandbox.threads()) == 1
 
 
-def test_an_identified_visitor_keeps_the_thread_they_began_anonymously(sandbox: Sandbox) -> None:
-    """Identifying in place gives the browser's anonymous conversation to the contact."""
-    sandbox.say("who am I?", utk="cookie")
+def test_anonymous_conversation_is_linked_to_the_contact_with_a_valid_token(sandbox: Sandbox) -> None:
+    """An invalid token does not link the conversation of the browser."""
+    anonymous = sandbox.say("who am I?", utk="cookie")
+    sandbox.adopt("ada@example.com", "invalid", "cookie")
+    assert anonymous.contact is None
     token = sandbox.issue("ada@example.com", "Ada")
     sandbox.adopt("ada@example.com", token, "cookie")
     thread = sandbox.thread("ada@example.com", token, "")
@@ -97,15 +96,8 @@ def test_an_identified_visitor_keeps_the_thread_they_began_anonymously(sandbox: 
     assert (thread.contact.name, thread.messages) == ("Ada", ["who am I?"])
 
 
-def test_a_token_that_is_not_believed_adopts_nothing(sandbox: Sandbox) -> None:
-    """The browser's conversation stays nobody's."""
-    thread = sandbox.say("who am I?", utk="cookie")
-    sandbox.adopt("ada@example.com", "made up", "cookie")
-    assert thread.contact is None
-
-
-def test_names_are_written_where_there_were_none(sandbox: Sandbox) -> None:
-    """A contact's names are filled in once, when a chat starts, and not overwritten."""
+def test_existing_names_of_a_contact_are_kept(sandbox: Sandbox) -> None:
+    """Only missing names are set when a chat starts."""
     sandbox.say("one", email="ada@example.com", token=sandbox.issue("ada@example.com"))
     sandbox.say("two", email="ada@example.com", token=sandbox.issue("ada@example.com", "Ada"))
     sandbox.say("three", email="ada@example.com", token=sandbox.issue("ada@example.com", "Augusta", "King"))
@@ -114,9 +106,9 @@ def test_names_are_written_where_there_were_none(sandbox: Sandbox) -> None:
     assert thread.contact.name == "Ada King"
 
 
-def test_an_unverified_claim_is_kept_for_the_agent_to_see(sandbox: Sandbox) -> None:
-    """An address without a token of its own is a claim, not a contact."""
-    thread = sandbox.say("let me in", email="ada@example.com", token="made up", utk="cookie")
+def test_address_without_a_valid_token_is_only_a_claim(sandbox: Sandbox) -> None:
+    """The conversation keeps the claimed address and has no contact."""
+    thread = sandbox.say("let me in", email="ada@example.com", token="invalid", utk="cookie")
     assert (thread.contact, thread.claimed) == (None, "ada@example.com")
 
 
@@ -128,7 +120,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_limits")
 def test_memory_is_bounded(clock: Clock) -> None:
-    """Beyond the limits the oldest token, contact and conversation are dropped, and texts are cut."""
+    """Beyond the limits the oldest token, contact and conversation are removed, and texts are truncated."""
     sandbox = Sandbox(clock)
     tokens = {f"{n}@x.test": sandbox.issue(f"{n}@x.test", "Name" * 10) for n in range(5)}
     assert [sandbox.believe(email, token) is not None for email, token in tokens.items()] == [False] * 2 + [True] * 3
@@ -144,15 +136,15 @@ def test_memory_is_bounded(clock: Clock) -> None:
         assert len(contact.first_name) == 10
 
 
-def test_messages_of_a_conversation_are_bounded(sandbox: Sandbox) -> None:
+def test_number_of_messages_is_bounded(sandbox: Sandbox) -> None:
     """A conversation keeps its last messages."""
     for n in range(state.MAX_MESSAGES + 5):
         thread = sandbox.say(str(n), utk="one")
     assert list(thread.messages) == [str(n) for n in range(5, state.MAX_MESSAGES + 5)]
 
 
-def test_contacts_are_bounded(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest contact is dropped. A token that was issued for it still identifies it."""
+def test_number_of_contacts_is_bounded(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest contact is removed. A token that was issued for it still identifies it."""
     monkeypatch.setattr(state, "MAX_CONTACTS", 1)
     for name in ("Ada", "Grace"):
         sandbox.say("Hello", email=f"{name}@x.test", token=sandbox.issue(f"{name}@x.test", name))
@@ -162,8 +154,8 @@ def test_contacts_are_bounded(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch)
     assert [contact and contact.first_name for contact in renamed.values()] == ["Eve", "Grace"]
 
 
-def test_rate_limit_forgets_old_credentials(sandbox: Sandbox, clock: Clock) -> None:
-    """A window without calls is dropped, so that many credentials take no memory for long."""
+def test_windows_of_old_credentials_are_removed(sandbox: Sandbox, clock: Clock) -> None:
+    """Credentials without recent calls use no memory."""
     for n in range(100):
         sandbox.remaining(f"key {n}")
     clock.now += RATE_WINDOW

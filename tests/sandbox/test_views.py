@@ -1,6 +1,8 @@
-"""The sandbox's pages, and that they are for development only."""
+"""The pages of the sandbox, which are available only during development."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import html5lib
 import pytest
@@ -14,9 +16,9 @@ from hubspot_identify.sandbox.checks import not_for_production
 from hubspot_identify.sandbox.state import Sandbox
 
 
-def text_of(html: bytes) -> str:
-    document = html5lib.parse(html.decode(), namespaceHTMLElements=False)
-    return " ".join("".join(document.find("body").itertext()).split())
+def inbox() -> Any:
+    """The parsed page of the inbox."""
+    return html5lib.parse(Client().get("/sandbox/inbox/").content.decode(), namespaceHTMLElements=False)
 
 
 def all_urls() -> list[str]:
@@ -25,18 +27,18 @@ def all_urls() -> list[str]:
     return [f"/sandbox/{str(each.pattern).replace('<slug:portal>', '123')}" for each in resolver.url_patterns]
 
 
-def test_outside_debug_nothing_is_there(sandbox: Sandbox, settings: Settings) -> None:
-    """Every address of the sandbox is a 404 in production, for every method."""
+def test_every_url_is_a_404_without_debug(sandbox: Sandbox, settings: Settings) -> None:
+    """In production the sandbox does not exist, for every method."""
     client = Client()
     urls = all_urls()
-    assert {client.options(url).status_code for url in urls} == {405}  # all of them are reached
+    assert {client.options(url).status_code for url in urls} == {405}  # all of them exist
     settings.DEBUG = False
     assert {client.get(url).status_code for url in urls} == {404}
     assert {client.post(url).status_code for url in urls} == {404}
 
 
-def test_the_deployment_check_refuses_the_sandbox() -> None:
-    """An installed sandbox is an error of ``check --deploy`` and of no other check."""
+def test_installed_sandbox_is_an_error_of_the_deployment_check() -> None:
+    """The error is reported only by ``check --deploy``."""
     HubSpotIdentifySandboxConfig.create("hubspot_identify.sandbox").ready()
     assert not_for_production in checks.registry.registry.deployment_checks
     assert not_for_production not in checks.registry.registry.registered_checks
@@ -44,54 +46,52 @@ def test_the_deployment_check_refuses_the_sandbox() -> None:
     assert (error.id, error.level) == ("hubspot_identify_sandbox.E001", checks.ERROR)
 
 
-def test_the_inbox_shows_known_contacts_and_unknown_visitors(sandbox: Sandbox) -> None:
-    """What the support agent sees: name, address and mark of a contact; else an unknown visitor, and claims."""
+def test_inbox_shows_contacts_and_claimed_addresses(sandbox: Sandbox) -> None:
+    """A conversation has the name and address of a contact, or is of an unknown visitor who may claim an address."""
     token = sandbox.issue("ada@example.com", "Ada", "Lovelace")
     sandbox.say("Who am I?", utk="one", page="/prices/")
     sandbox.say("Hello", email="ada@example.com", token=token)
-    sandbox.say("Let me in", email="grace@example.com", token="made up")
-    client = Client()
-    assert text_of(client.get("/sandbox/inbox/").content) == (
-        "Support inbox What the support agent sees. A stand-in for HubSpot, kept in memory; its token API is healthy. "
-        "Unknown visitor No contact record claims to be grace@example.com not verified Let me in "
-        "Ada Lovelace ✓ Known contact ada@example.com verified Hello "
-        "Unknown visitor No contact record Who am I? on /prices/"
-    )
-    threads = client.get("/sandbox/inbox.json").json()["threads"]
-    assert [(each["visitor"], each["email"], each["verified"], each["claimed"]) for each in threads] == [
-        ("Unknown visitor", None, False, "grace@example.com"),
-        ("Ada Lovelace", "ada@example.com", True, None),
-        ("Unknown visitor", None, False, None),
+    sandbox.say("Let me in", email="grace@example.com", token="invalid")
+    articles = ["".join(article.itertext()) for article in inbox().iter("article")]
+    expected = [
+        ["grace@example.com", "Let me in"],
+        ["Ada Lovelace", "ada@example.com", "Hello"],
+        ["Who am I?", "/prices/"],
     ]
+    assert [all(text in article for text in texts) for article, texts in zip(articles, expected, strict=True)] == [
+        True
+    ] * 3
+    assert [article.get("class") for article in inbox().iter("article")] == ["unknown", "known", "unknown"]
+    threads = Client().get("/sandbox/inbox.json").json()["threads"]
+    assert [(each["email"], each["verified"], each["claimed"]) for each in threads] == [
+        (None, False, "grace@example.com"),
+        ("ada@example.com", True, None),
+        (None, False, None),
+    ]
+    assert threads[1]["visitor"] == "Ada Lovelace"
+    assert threads[0]["visitor"] == threads[2]["visitor"]
 
 
-def test_the_inbox_shows_messages_as_text(sandbox: Sandbox) -> None:
-    """What a visitor writes is never markup."""
+def test_inbox_escapes_messages(sandbox: Sandbox) -> None:
+    """Markup in a message is shown as text."""
     sandbox.say("<script>alert(1)</script>")
-    document = html5lib.parse(Client().get("/sandbox/inbox/").content.decode(), namespaceHTMLElements=False)
+    document = inbox()
     assert [each.attrib for each in document.iter("script")] == [{"src": "../files/inbox.js", "defer": ""}]
     assert [each.text for each in document.iter("li")] == ["<script>alert(1)</script>"]
 
 
-def test_an_empty_inbox_says_what_to_do(sandbox: Sandbox) -> None:
-    """Nobody is left before an empty page."""
-    assert text_of(Client().get("/sandbox/inbox/").content).endswith(
-        "No conversation yet. Open the chat on a page of the site and send a message."
-    )
-
-
-def test_the_mood_is_switched_by_a_post(sandbox: Sandbox) -> None:
-    """One line of curl is enough; a mood that doesn't exist changes nothing and is told the others."""
+def test_post_switches_the_scenario(sandbox: Sandbox) -> None:
+    """The request needs no CSRF token. An unknown scenario is rejected with a list of all scenarios."""
     client = Client(enforce_csrf_checks=True)
     assert client.post("/sandbox/mood/", {"mood": "500"}).json()["mood"] == "500"
     assert client.get("/sandbox/mood/").json()["mood"] == "500"
-    refused = client.post("/sandbox/mood/", {"mood": "sad"})
-    assert (refused.status_code, refused.json()["mood"]) == (400, "500")
-    assert "healthy" in refused.json()["moods"]
+    rejected = client.post("/sandbox/mood/", {"mood": "unknown"})
+    assert (rejected.status_code, rejected.json()["mood"]) == (400, "500")
+    assert "healthy" in rejected.json()["moods"]
 
 
 @pytest.mark.parametrize("origin", ["https://evil.test", "http://testserver:8001", "null"])
-def test_post_from_another_site_is_refused(sandbox: Sandbox, origin: str) -> None:
+def test_post_from_another_site_is_rejected(sandbox: Sandbox, origin: str) -> None:
     """A page of another site can neither switch the scenario, nor write messages, nor create tokens."""
     client = Client(headers={"origin": origin})
     token_api = "/sandbox/api/visitor-identification/v3/tokens/create?hapikey=key"
@@ -103,21 +103,21 @@ def test_post_from_another_site_is_refused(sandbox: Sandbox, origin: str) -> Non
 
 
 def test_post_from_the_same_site_is_accepted(sandbox: Sandbox) -> None:
-    """The chat's own frame and pages of the site may write."""
+    """The chat's own frame and the pages of the site may send messages."""
     client = Client(headers={"origin": "http://testserver"})
     assert client.post("/sandbox/mood/", {"mood": "500"}).status_code == 200
 
 
-def test_the_chat_may_be_framed_by_its_own_site(sandbox: Sandbox, settings: Settings) -> None:
-    """The iframe works under Django's clickjacking middleware, for the site's own pages."""
+def test_chat_can_be_framed_by_its_own_site(sandbox: Sandbox, settings: Settings) -> None:
+    """The iframe works with Django's clickjacking middleware in the pages of the site."""
     settings.MIDDLEWARE = ["django.middleware.clickjacking.XFrameOptionsMiddleware"]
     client = Client()
     assert client.get("/sandbox/chat/123/").headers["X-Frame-Options"] == "SAMEORIGIN"
     assert client.get("/sandbox/inbox/").headers["X-Frame-Options"] == "DENY"
 
 
-def test_where_the_connection_is_out_of_reach_refusing_is_an_error(sandbox: Sandbox) -> None:
-    """Under a server whose connection can't be found, as here under none, the view fails instead of answering."""
+def test_refused_call_raises_if_the_connection_is_unknown(sandbox: Sandbox) -> None:
+    """If the server does not expose its connection, the view raises and sends no response."""
     sandbox.set_mood("refused")
     with pytest.raises(ConnectionAbortedError):
         Client().post("/sandbox/api/visitor-identification/v3/tokens/create")

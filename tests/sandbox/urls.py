@@ -1,4 +1,4 @@
-"""The sandbox where the README mounts it, and a page with HubSpot's embed code."""
+"""The sandbox, routed as in the README, and a page with HubSpot's embed code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.utils.html import format_html
 
 
 def page(request: HttpRequest) -> HttpResponse:
-    """A page whose query is handed on to the loader; ``id=`` replaces the id of its element."""
+    """A page that passes its query to the loader. ``id=`` replaces the id of the script element."""
     query = request.GET.copy()
     element_id = query.pop("id", ["hs-script-loader"])[0]
     return HttpResponse(

@@ -1,11 +1,11 @@
-"""Django's cache back ends as the tests use them, in this process and in those it starts."""
+"""Django's cache back ends, configured for tests in this process and in processes that it starts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-#: Where Django keeps each back end, below ``django.core.cache.backends``, by the name the suite gives it.
+#: The class of each back end below ``django.core.cache.backends``, by its name in the test suite.
 CLASSES = {
     "locmem": "locmem.LocMemCache",
     "redis": "redis.RedisCache",
@@ -14,7 +14,7 @@ CLASSES = {
     "file": "filebased.FileBasedCache",
 }
 BACKENDS = tuple(CLASSES)
-#: Those that several processes share, with an ``add`` that has one winner.
+#: The back ends that processes share and whose ``add`` is atomic.
 SHARED_BACKENDS = ("redis", "memcached", "database")
 
 DATABASE_ALIAS = "cache"
@@ -22,7 +22,7 @@ DATABASE_ALIAS = "cache"
 
 @dataclass(frozen=True, slots=True)
 class CacheBackend:
-    """A back end as settings; ``caches`` and ``databases`` are plain enough for JSON and another process."""
+    """The settings of a back end. ``caches`` and ``databases`` can be passed to another process as JSON."""
 
     name: str
     caches: dict[str, Any]
@@ -30,13 +30,13 @@ class CacheBackend:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a process of its own passes to ``settings.configure`` beside ``DATABASES["default"]``."""
+        """What another process passes to ``settings.configure`` together with ``DATABASES["default"]``."""
         routers = {"DATABASE_ROUTERS": ["support.caches.CacheRouter"]} if self.databases else {}
         return {"CACHES": self.caches, **routers}
 
 
 class CacheRouter:
-    """Sends the table of the database cache to the database of its own that the fixture made."""
+    """Routes the table of the database cache to the database that the fixture created for it."""
 
     @staticmethod
     def _database(app_label: str) -> str | None:

@@ -1,16 +1,16 @@
-"""Time as a test wants it."""
+"""Clocks and time limits for tests."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
 
-SLACK = 0.3  # seconds by which a waiter may be late
-GENEROUS_TIMEOUT = 30.0  # seconds; only a test that fails waits for so long
+SLACK = 0.3  # seconds by which a wait may exceed its limit
+GENEROUS_TIMEOUT = 30.0  # seconds; only a failing test waits this long
 
 
 class Clock:
-    """A clock that moves when it is told to. Stands in for a function such as ``time.time``, or for ``time`` itself."""
+    """A clock that a test sets. It replaces a function such as ``time.time`` or the module ``time``."""
 
     def __init__(self, now: float = 1_800_000_000.0) -> None:
         self.now = now
@@ -25,8 +25,10 @@ class Clock:
 
 
 def once_in_time(attempt: Callable[[], None]) -> None:
-    """Make an attempt that asserts how long something takes. A busy machine only ever makes it longer, so once of
-    five times is enough."""
+    """Call a function that asserts how long something takes, at most five times, until it succeeds.
+
+    A busy machine only makes it take longer, so one success is enough.
+    """
     for _ in range(4):
         with suppress(AssertionError):
             return attempt()

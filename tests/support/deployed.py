@@ -1,6 +1,6 @@
-"""A tiny site for real servers: ``support.deployed:application`` for WSGI, ``:asgi`` for ASGI, and a ``manage.py``.
+"""A small site for real servers: ``support.deployed:application`` for WSGI, ``:asgi`` for ASGI, and a ``manage.py``.
 
-Who the visitor is stands in the header ``X-User``; the settings come as JSON from the environment.
+The header ``X-User`` has the address of the user. The environment has the settings as JSON.
 """
 
 from __future__ import annotations
@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import django
+from asgiref.sync import iscoroutinefunction
 from django.conf import settings
 from django.core.asgi import get_asgi_application
 from django.core.management import execute_from_command_line
@@ -23,32 +26,27 @@ from hubspot_identify import client, store
 
 
 @sync_and_async_middleware
-def user_of_header(get_response):  # type: ignore[no-untyped-def]  # takes and returns one kind or the other
-    """The session of whoever the header names."""
-    from asgiref.sync import iscoroutinefunction
+def user_from_header(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    """Middleware that sets the user that the header names."""
 
-    def know(request: HttpRequest) -> None:
+    def set_user(request: Any) -> None:
         email = request.headers.get("X-User")
-        request.session = {}  # type: ignore[assignment]
-        request.user = SimpleNamespace(pk=1, is_authenticated=bool(email), email=email)  # type: ignore[assignment]
+        request.session = {}
+        request.user = SimpleNamespace(pk=1, is_authenticated=bool(email), email=email)
 
-    if iscoroutinefunction(get_response):
+    async def async_middleware(request: HttpRequest) -> Any:
+        set_user(request)
+        return await get_response(request)
 
-        async def middleware(request: HttpRequest) -> HttpResponse:
-            know(request)
-            return await get_response(request)
+    def middleware(request: HttpRequest) -> Any:
+        set_user(request)
+        return get_response(request)
 
-    else:
-
-        def middleware(request: HttpRequest) -> HttpResponse:
-            know(request)
-            return get_response(request)
-
-    return middleware
+    return async_middleware if iscoroutinefunction(get_response) else middleware
 
 
-def pid(request: HttpRequest) -> HttpResponse:  # pragma: no cover - runserver's processes are killed before they tell
-    """Which process answers."""
+def pid(request: HttpRequest) -> HttpResponse:  # pragma: no cover - runserver is killed before it writes its data
+    """The process that serves the request."""
     return HttpResponse(str(os.getpid()))
 
 
@@ -60,23 +58,23 @@ settings.configure(
     DEBUG=True,
     ROOT_URLCONF=__name__,
     INSTALLED_APPS=["django.contrib.staticfiles", "hubspot_identify"],
-    MIDDLEWARE=[f"{__name__}.user_of_header"],
+    MIDDLEWARE=[f"{__name__}.user_from_header"],
     STATIC_URL="/static/",
     **json.loads(os.environ["DEPLOYED_SETTINGS"]),
 )
 django.setup()
 
-# On a busy machine a healthy cache may take its second, and a healthy HubSpot its two.
+# On a busy machine a healthy cache may take more than a second, and a healthy server more than two.
 client.READ_TIMEOUT = store.SLOW = 30.0
 application = get_wsgi_application()
 asgi = get_asgi_application()
 
 if os.environ.get("DEPLOYED_WARM"):
-    # What a site might do where gunicorn loads it before it forks: the session is open in the master then.
+    # A call before gunicorn forks leaves an open session in the parent process.
     from hubspot_identify import services
     from hubspot_identify.visitors import Visitor
 
     services.create_token(Visitor("master@example.com"))
 
-if __name__ == "__main__":  # pragma: no cover - the same
+if __name__ == "__main__":  # pragma: no cover - the same reason
     execute_from_command_line(sys.argv)

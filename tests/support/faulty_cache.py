@@ -1,4 +1,4 @@
-"""A cache that keeps account of who asks it what, and fails as a test wants it."""
+"""A cache that records its operations and fails as a test requires."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from django.core.cache.backends.locmem import LocMemCache
 
 
 class FaultyCache(LocMemCache):
-    """LocMem with a mind of the test's. What is asked and what is to happen is the same for all threads."""
+    """A local-memory cache whose operations a test can count and replace, for all threads alike."""
 
-    #: Operation and name of the thread that asked for it, in order.
-    asked: list[tuple[str, str]] = []  # noqa: RUF012 - meant to be shared
-    #: What to do in place of an operation: called with its arguments, ``*`` for all operations.
+    #: The operations so far, in order, each with the name of its thread.
+    asked: list[tuple[str, str]] = []  # noqa: RUF012 - shared by all instances
+    #: The functions to call instead of operations, by the name of the operation; ``*`` replaces all of them.
     instead: dict[str, Callable[..., Any]] = {}  # noqa: RUF012
 
     @classmethod
     def reset(cls) -> None:
-        """Work from now on, and forget who asked what."""
+        """Discard the recorded operations and all replacements."""
         cls.asked.clear()
         cls.instead.clear()
 
     @classmethod
     def count(cls, thread: str | None = None) -> int:
-        """How many operations there were, by one thread or by all."""
+        """Return the number of operations of one thread, or of all."""
         return sum(thread in (None, name) for _, name in cls.asked)
 
     def _do(self, operation: str, *args: Any, **kwargs: Any) -> Any:
@@ -52,5 +52,5 @@ class FaultyCache(LocMemCache):
 
 
 def refused(*args: Any, **kwargs: Any) -> Any:
-    """What a back end does whose server is gone."""
+    """Raise what a cache raises whose server is down."""
     raise ConnectionRefusedError("redis://secret@127.0.0.1")

@@ -1,6 +1,6 @@
-"""Processes with Django set up in each, as the hosts of a fleet or the workers of a server are.
+"""Processes with Django set up in each, like the hosts of a fleet or the workers of a server.
 
-Each runs one function at a time in its main thread; all functions here are meant to be run there.
+Each process runs one function at a time in its main thread. The functions of this module are meant to run there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from support.caches import CacheBackend
 
 
 def settings_of(backend: CacheBackend, **app_settings: object) -> dict[str, Any]:
-    """Settings for a process: a cache that the test has, and ``HUBSPOT_IDENTIFY``."""
+    """Settings for a process: the cache of the test, and ``HUBSPOT_IDENTIFY``."""
     identify = {"API_KEY": "key-of-the-tests", "PORTAL_ID": "123", "EMAIL_VERIFIED": True, **app_settings}
     databases = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}, **backend.databases}
     return {**backend.settings, "DATABASES": databases, "HUBSPOT_IDENTIFY": identify}
@@ -35,17 +35,17 @@ def _set_up(settings: dict[str, Any]) -> None:
     django.setup()
     from django.core.cache import caches
 
-    import hubspot_identify.client  # so that no first call has to
-    import hubspot_identify.services  # noqa: F401 - nor a first page
+    import hubspot_identify.client  # so that the first call does not import it
+    import hubspot_identify.services  # noqa: F401 - so that the first page does not import it
     from hubspot_identify import store
 
-    caches["default"].get("anything")  # which loads the back end and its library
+    caches["default"].get("anything")  # loads the back end and its library
 
-    store.SLOW = 30.0  # on a busy machine a healthy cache may take its second
+    store.SLOW = 30.0  # on a busy machine a healthy cache may take more than a second
 
 
 class Host:
-    """One process, as a context manager."""
+    """A process, as a context manager."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._pool = ProcessPoolExecutor(
@@ -53,15 +53,15 @@ class Host:
         )
 
     def start(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
-        """Run a function there, and don't wait for it."""
+        """Start a function in the process."""
         return self._pool.submit(function, *args)
 
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Run a function there, and return what it returns."""
+        """Run a function in the process, and return its result."""
         return self.start(function, *args).result(60)
 
     def die(self) -> None:
-        """End at once, as a host does that loses power: no clean-up of any kind."""
+        """End the process at once and without clean-up, like a host that loses power."""
         with contextlib.suppress(BrokenProcessPool):
             self.run(os._exit, 1)
 
@@ -75,7 +75,7 @@ class Host:
 
 
 def in_threads(number: int, function: Callable[[int], Any]) -> list[Any]:
-    """What a function returns for 0, 1, 2, …, each in a thread of its own, all let go at the same moment."""
+    """Call a function with 0, 1, 2, … in one thread each, all started at the same moment, and return the results."""
     from django.core.cache import caches
     from django.db import connections
 
@@ -96,25 +96,32 @@ def in_threads(number: int, function: Callable[[int], Any]) -> list[Any]:
 
 
 def ready() -> bool:
-    """Whether the process is there."""
+    """Return once the process is running."""
     return True
 
 
 def set_clock(ahead: float) -> None:
-    """Let this process's clock be ahead of the others' from now on."""
+    """Set the clock of this process ahead by so many seconds."""
     import time_machine
 
     time_machine.travel(time.time() + ahead, tick=True).start()
 
 
+def configure(app_settings: dict[str, Any]) -> None:
+    """Replace ``HUBSPOT_IDENTIFY`` in this process."""
+    from django.conf import settings
+
+    settings.HUBSPOT_IDENTIFY = app_settings
+
+
 def change(name: str, value: object) -> None:
-    """Set a constant of the app's, as ``breaker.COOL_DOWN``."""
+    """Set a constant of the app, such as ``breaker.COOL_DOWN``."""
     module, _, constant = name.rpartition(".")
     setattr(importlib.import_module(f"hubspot_identify.{module}"), constant, value)
 
 
 def get_token(email: str, wait: float = 0.0) -> str | None:
-    """The token of a visitor."""
+    """Return the token of a visitor, if there is one."""
     from hubspot_identify import services
     from hubspot_identify.visitors import Visitor
 
@@ -123,7 +130,7 @@ def get_token(email: str, wait: float = 0.0) -> str | None:
 
 
 def stampede(email: str, requests: int) -> list[str | None]:
-    """What so many requests of one visitor get that come at the same moment."""
+    """Return the tokens that simultaneous requests of one visitor get."""
     return in_threads(requests, lambda _: get_token(email))
 
 
@@ -135,10 +142,10 @@ def rest() -> None:
 
 
 def visit(name: str, threads: int, seconds: float, pause: float) -> dict[str, Any]:
-    """Page views of ever new visitors from several threads, for so many seconds.
+    """Request tokens for new visitors from several threads for so many seconds.
 
     Returns:
-        how many views there were, and how long the slowest waited.
+        The number of page views, and the seconds that the slowest took.
     """
     end = time.monotonic() + seconds
 
@@ -157,10 +164,10 @@ def visit(name: str, threads: int, seconds: float, pause: float) -> dict[str, An
 
 
 def log_in(name: str, visitors: int, seconds: float, delays: tuple[float, ...]) -> int:
-    """Log-ins spread over so many seconds, each of which asks again after the delays as the browser does.
+    """Log in visitors over so many seconds. Each requests a token again after the delays, as the browser does.
 
     Returns:
-        how many visitors were identified in the end.
+        The number of visitors that were identified.
     """
     start = time.monotonic()
     plan = [(start + seconds * number / visitors, number, 0) for number in range(visitors)]
@@ -177,19 +184,8 @@ def log_in(name: str, visitors: int, seconds: float, delays: tuple[float, ...]) 
     return identified
 
 
-def hold_lock(email: str) -> None:  # pragma: no cover - in a process that dies before it can tell
-    """Take the lock of a visitor, as a worker does just before it calls."""
-    from hubspot_identify.conf import get_config
-    from hubspot_identify.store import get_store
-    from hubspot_identify.tokens import entry_key
-    from hubspot_identify.visitors import Visitor
-
-    key = entry_key(Visitor(email), get_config())
-    assert get_store("default").add(f"{key}:lock", 1, 4)
-
-
 def allows_call() -> bool:
-    """What the breaker says."""
+    """Return whether the circuit breaker allows a call."""
     from hubspot_identify.breaker import get_breaker
     from hubspot_identify.conf import get_config
 
@@ -197,7 +193,7 @@ def allows_call() -> bool:
 
 
 def is_open_locally() -> bool:
-    """Whether this process knows that the breaker is open."""
+    """Return whether the circuit breaker is open in this process."""
     from hubspot_identify.breaker import get_breaker
     from hubspot_identify.conf import get_config
 

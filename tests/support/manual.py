@@ -1,4 +1,4 @@
-"""The texts, code blocks and tables of the pages in docs/, for tests that run or compare them."""
+"""The texts, code blocks and tables of the pages in docs/."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def text_of(page: str) -> str:
 
 
 def code_blocks(page: str, language: str = "python") -> list[str]:
-    """The blocks of one language, in their order."""
+    """Return the code blocks in one language, in order."""
     found = re.findall(rf"\.\. code-block:: {re.escape(language)}\n\n((?:    .*\n|\n)+)", text_of(page))
     return [textwrap.dedent(block) for block in found]
 

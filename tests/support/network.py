@@ -1,4 +1,4 @@
-"""Keeps the tests on this machine."""
+"""Restricts the tests to loopback connections."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 
 def is_local(host: object) -> bool:
-    """Whether a host, as name, address, text or bytes, is this machine's loopback."""
+    """Return whether a host is a loopback address. It may be a name or an address, as text or bytes."""
     name = host.decode() if isinstance(host, bytes) else str(host)
     if name in {"localhost", "None"}:
         return True
@@ -24,10 +24,10 @@ def is_local(host: object) -> bool:
 
 @contextmanager
 def loopback_only() -> Iterator[list[str]]:
-    """Refuse to look up or reach any other host, and note each attempt.
+    """Refuse to resolve or reach any other host, and yield the list of attempts.
 
-    The refusal is an ``OSError`` like any failure of a network, which the code under test may well survive:
-    hence the notes.
+    An attempt raises an ``OSError``, like a failure of the network. The list is needed because the code under test may
+    handle such an error.
     """
     attempts: list[str] = []
     connect, connect_ex, getaddrinfo = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
@@ -35,7 +35,7 @@ def loopback_only() -> Iterator[list[str]]:
     def check(host: object) -> None:
         if not is_local(host):
             attempts.append(str(host))
-            raise OSError(f"A test tried to reach {host}; tests stay on this machine.")
+            raise OSError(f"A test tried to reach {host}, which is not a loopback address.")
 
     def guarded_connect(sock: socket.socket, address: Any) -> None:
         if sock.family in {socket.AF_INET, socket.AF_INET6}:

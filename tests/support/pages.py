@@ -1,4 +1,4 @@
-"""Pages with the chat's element in them: templates of both engines, visitors with a token, and what a browser reads."""
+"""Pages with the script element: templates of both engines, visitors with a token, and the parsed attributes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from hubspot_identify.visitors import Visitor
 
 Render = Callable[..., str]
 
-#: An argument that the template names, for a variable that its context doesn't have.
+#: The value of an argument that the template passes as a variable that is not in its context.
 MISSING = object()
 EXTENSION = "hubspot_identify.jinja2.HubSpotIdentifyExtension"
 
 
 def django_template(source: str) -> Any:
-    options = {"context_processors": [], "libraries": {}}
+    options: dict[str, Any] = {"context_processors": [], "libraries": {}}
     return DjangoTemplates({"NAME": "d", "DIRS": [], "APP_DIRS": False, "OPTIONS": options}).from_string(source)
 
 
@@ -41,14 +41,14 @@ def _present(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def render_django(request: HttpRequest | None = None, context: dict[str, Any] | None = None, **arguments: Any) -> str:
-    """What ``{% hubspot_identify %}`` writes, with the arguments given."""
+    """The output of ``{% hubspot_identify %}`` with these arguments."""
     words = "".join(f" {name}={name}" for name in arguments)
     template = django_template(f"{{% load hubspot_identify %}}{{% hubspot_identify{words} %}}")
     return str(template.render({**(context or {}), **_present(arguments)}, request))
 
 
 def render_jinja(request: HttpRequest | None = None, context: dict[str, Any] | None = None, **arguments: Any) -> str:
-    """What ``{{ hubspot_identify() }}`` writes, with the arguments given."""
+    """The output of ``{{ hubspot_identify() }}`` with these arguments."""
     words = ", ".join(f"{name}={name}" for name in arguments)
     template = jinja_template(f"{{{{ hubspot_identify({words}) }}}}")
     return str(template.render({**(context or {}), **_present(arguments)}, request))
@@ -66,10 +66,10 @@ def grace() -> User:
 
 
 def request_by(user: object = None, path: str = "/", **extra: Any) -> HttpRequest:
-    """A request as Django's middleware hands it on; without ``user``, before that."""
+    """A request with ``user``, as after Django's middleware. Without ``user``, as before it."""
     request = RequestFactory().get(path, **extra)
     if user is not None:
-        request.user = user  # type: ignore[assignment]
+        vars(request)["user"] = user
     return request
 
 
@@ -78,7 +78,7 @@ def visitor_for(user: User) -> Visitor:
 
 
 def keep_token(user: User, token: str | None = None, account: str | None = None) -> dict[str, Any]:
-    """Have a token in the cache, made just now, and return the identity that the page shows for it."""
+    """Store a new token in the cache, and return the identity that a page has for it."""
     config = get_config(account)
     visitor = visitor_for(user)
     token = token or f"token-of-{user.username}"
@@ -92,12 +92,12 @@ def subject_for(user: User, account: str | None = None) -> str:
 
 
 def elements(page: str) -> list[tuple[str, dict[str, str]]]:
-    """The elements of a page as a browser reads it, with their attributes."""
+    """The elements of a page as a browser parses it, with their attributes."""
     document = html5lib.parse(page, namespaceHTMLElements=False)
     return [(element.tag, dict(element.attrib)) for element in document.iter() if isinstance(element.tag, str)]
 
 
 def script_attributes(page: str) -> dict[str, str]:
-    """The attributes of the one script element of a page."""
+    """The attributes of the only script element of a page."""
     (attributes,) = [attributes for tag, attributes in elements(page) if tag == "script"]
     return attributes

@@ -1,4 +1,4 @@
-"""Programs that some tests need beside Python: found, started on a free port, and ended again."""
+"""Find, start and stop the programs other than Python that some tests need."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 
 
 def require(*programs: str) -> str:
-    """The path of the first of these that is installed; without one, :func:`lacking`."""
+    """Return the path of the first of these programs that is installed. Without any, the test is :func:`lacking`."""
     for program in programs:
         if (path := shutil.which(program)) is not None:
             return path
@@ -26,14 +26,14 @@ def require(*programs: str) -> str:
 
 
 def lacking(reason: str) -> NoReturn:
-    """Skip the test with this reason; where ``CI=true`` promises that all is installed, fail it."""
+    """Skip the test for this reason. With ``CI=true``, where everything must be installed, fail it."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"{reason}, though CI=true", pytrace=False)
     pytest.skip(reason)
 
 
 def free_port() -> int:
-    """A port that nobody uses at the moment."""
+    """Return a port that is not in use."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
@@ -42,8 +42,8 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def serving(command: Callable[[int], list[str]], log: Path) -> Iterator[int]:
-    """Run the program that ``command(port)`` describes until the block ends, and yield its port."""
-    for _ in range(3):  # somebody else may take the port between our look and the program's
+    """Run the program with the command line ``command(port)`` until the block ends, and yield its port."""
+    for _ in range(3):  # another program may take the port first
         port = free_port()
         with log.open("wb") as output:
             process = subprocess.Popen(command(port), stdin=subprocess.DEVNULL, stdout=output, stderr=output)
@@ -55,7 +55,7 @@ def serving(command: Callable[[int], list[str]], log: Path) -> Iterator[int]:
             process.terminate()
             try:
                 process.wait(30)
-            except subprocess.TimeoutExpired:  # pragma: no cover - none of them does
+            except subprocess.TimeoutExpired:  # pragma: no cover - all of them terminate
                 process.kill()
                 process.wait()
     pytest.fail(f"{command(0)[0]} did not start:\n{log.read_text(errors='replace')}", pytrace=False)
@@ -66,14 +66,14 @@ def _listens(process: subprocess.Popen[bytes], port: int) -> bool:
     while process.poll() is None and time.monotonic() < deadline:
         with socket.socket() as sock:
             if sock.connect_ex(("127.0.0.1", port)) == 0:
-                time.sleep(0.05)  # in which it would find that the port is somebody else's
+                time.sleep(0.05)  # a program whose port is already in use would end in this time
                 return process.poll() is None
-        time.sleep(0.01)  # the program has no event to offer
+        time.sleep(0.01)  # there is no event to wait for
     return False
 
 
 def modules_after(program: str) -> set[str]:
-    """The modules that a fresh interpreter has loaded after a program."""
+    """Return the modules that a new interpreter has loaded after it ran a program."""
     end = "\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
     command = [sys.executable, "-P", "-W", "error", "-c", program + end]
     return set(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))

@@ -1,7 +1,7 @@
-"""A stand-in for HubSpot's token endpoint with every scenario a real one has been seen in, and worse.
+"""A server that replaces HubSpot's token endpoint, with a scenario for each way in which HubSpot may respond or fail.
 
-It lives in a process of its own, so that neither the GIL nor a fork of the tests disturbs it; each test gets
-a port of its own in it. Nothing here pretends: refused is refused by the kernel, a reset is a RST.
+It runs in a separate process, so that neither the GIL nor a fork of the tests affects it. Each test gets its own port.
+The failures are real: the kernel refuses connections, and a reset is a RST.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from requests.structures import CaseInsensitiveDict
 
 Scenario = Literal[
     "healthy",  # a new token for every call
-    "held",  # healthy, once the test calls release()
-    "answer",  # whatever the test says: status, headers, body
+    "held",  # healthy, after the test has called release()
+    "answer",  # a response with the status, headers and body that the test chooses
     "firewall",  # that response for `<script>` in a name and for addresses that begin with `refused`; else healthy
-    "rate_limit",  # healthy, within `calls` in any `seconds`; then 429
-    "refused",  # nobody listens
+    "rate_limit",  # healthy for `calls` in any `seconds`; then 429
+    "refused",  # no program listens on the port
     "unconnectable",  # the connect never completes
-    "hang",  # accepts, reads, and says nothing; with https_url, a TLS handshake that never ends
+    "hang",  # accepts, reads, and sends nothing; with https_url, a TLS handshake that never ends
     "hang_after_headers",
-    "drip_headers",  # one byte every `interval` seconds, for ever
+    "drip_headers",  # one byte every `interval` seconds, without an end
     "drip_body",
-    "drip_to_close",  # the same, where the end of the connection is that of the body
-    "continue",  # 100 Continue, for ever
+    "drip_to_close",  # the same; the body ends with the connection
+    "continue",  # 100 Continue, without an end
     "endless_body",
-    "bomb",  # compressed: kilobytes on the wire, `size` bytes behind it
+    "bomb",  # compressed: kilobytes on the wire, `size` bytes when decompressed
     "truncated",  # shorter than its Content-Length
     "html",
     "empty",
-    "redirect",  # to `location`, else to another path of this server
+    "redirect",  # to `location`, or to another path of this server
     "reset",
-    "stray",  # healthy; call number `call` gets a stray response with `status` first (200: its own, doubled)
+    "stray",  # healthy; call number `call` gets a stray response with `status` first (200: its own response twice)
     "tunnel",  # an HTTP proxy that connects every host to the port `target`
 ]
 
@@ -54,9 +54,9 @@ class Request:
     query: str
     headers: CaseInsensitiveDict[str]
     body: bytes
-    #: Seconds on the clock of ``time.monotonic()``, which all processes of a machine share.
+    #: Seconds on the clock of ``time.monotonic()``, which all processes on a machine share.
     at: float
-    #: The number of the connection it came over, from 1 on.
+    #: The number of its connection, beginning with 1.
     connection: int
 
     def json(self) -> Any:
@@ -64,13 +64,13 @@ class Request:
 
 
 def email_of(token: str) -> str:
-    """The address that a healthy server made this token for, read from the token itself."""
+    """Return the address for which a healthy server created this token, as encoded in the token."""
     name = token.rpartition(".")[2]
     return base64.urlsafe_b64decode(name + "=" * (-len(name) % 4)).decode()
 
 
 class TokenServerProcess:
-    """The process, as a context manager; ``open()`` gives a server on a fresh port."""
+    """The process, as a context manager. ``open()`` returns a server on a new port."""
 
     def __enter__(self) -> Self:
         program = Path(__file__).with_name("token_endpoint.py")
@@ -91,24 +91,24 @@ class TokenServerProcess:
         self._process.communicate()
 
     def open(self, certificate: Path | None = None) -> TokenServer:
-        """Open a server on a fresh port; with a PEM file of certificate and key, it speaks TLS."""
+        """Open a server on a new port. With a PEM file of certificate and key, it uses TLS."""
         return TokenServer(self._control, _ask(self._control, "open", certificate=certificate and str(certificate)))
 
 
 def _ask(control: int, do: str, *, socket_timeout: float = 10.0, **arguments: Any) -> Any:
-    # A plain socket and a numeric address: tests may break resolvers and connection helpers as they like.
+    # A plain socket and a numeric address, because some tests replace the resolver and connection helpers.
     with socket.socket() as sock:
         sock.settimeout(socket_timeout)
         sock.connect(("127.0.0.1", control))
         sock.sendall(json.dumps({"do": do, **arguments}).encode() + b"\n")
         with sock.makefile("r", encoding="utf-8") as answer:
             line = answer.readline()
-    assert line, f"The token server did not understand {do!r}; its own traceback says why."
+    assert line, f"The token server did not understand {do!r}. Its own traceback has the reason."
     return json.loads(line)
 
 
 class TokenServer:
-    """One port of the stand-in; its scenario is changed while it runs, its address stays."""
+    """One port of the process. Its scenario can change while it runs; its address does not."""
 
     def __init__(self, control: int, port: int) -> None:
         self._control = control
@@ -120,7 +120,7 @@ class TokenServer:
 
     @property
     def https_url(self) -> str:
-        """The address for TLS. A server without a certificate does not speak it; for ``set_scenario("hang")``."""
+        """The URL for TLS. A server without a certificate never completes the handshake in the scenario ``hang``."""
         return f"https://127.0.0.1:{self.port}"
 
     def set_scenario(
@@ -139,9 +139,12 @@ class TokenServer:
         call: int | None = None,
         target: int | None = None,
     ) -> None:
-        """Answer like this from the next request on; those that wait already keep the scenario they came in.
+        """Set the scenario for the next requests. Requests that have arrived keep theirs.
 
-        ``latency`` is waited before any answer, in seconds. ``body`` is bytes, text, or what JSON can hold.
+        Args:
+            name: of the scenario; the comments at :data:`Scenario` say which arguments it uses.
+            latency: seconds before each response.
+            body: bytes, text, or a value for JSON.
         """
         options: dict[str, Any] = {
             "latency": latency,
@@ -166,20 +169,20 @@ class TokenServer:
         self._ask("scenario", name=name, options=options)
 
     def answer(self, status: int, body: object = b"", headers: Mapping[str, str] | None = None) -> None:
-        """Short for ``set_scenario("answer", …)``."""
+        """Set the scenario ``answer``."""
         self.set_scenario("answer", status=status, body=body, headers=headers)
 
     def reject_key(self) -> None:
-        """Answer as HubSpot does for an invalid key."""
+        """Respond as HubSpot does to an invalid key."""
         body = {"status": "error", "category": "INVALID_AUTHENTICATION", "correlationId": "c-401"}
         self.answer(401, body)
 
     def release(self) -> None:
-        """Let the requests go that ``set_scenario("held")`` keeps, and those that still come in it."""
+        """Respond to the requests that the scenario ``held`` holds, and to later ones."""
         self._ask("release")
 
     def requests(self) -> list[Request]:
-        """Every request so far, in the order of arrival."""
+        """Return all requests in the order of their arrival."""
         return [
             Request(**(raw | {"headers": CaseInsensitiveDict(raw["headers"]), "body": raw["body"].encode("latin-1")}))
             for raw in self._ask("requests")
@@ -187,23 +190,23 @@ class TokenServer:
 
     @property
     def calls(self) -> int:
-        """How many requests have arrived."""
+        """The number of requests that have arrived."""
         count: int = self._ask("counts")["calls"]
         return count
 
     @property
     def connections(self) -> int:
-        """How many connections have been accepted."""
+        """The number of connections that were accepted."""
         count: int = self._ask("counts")["connections"]
         return count
 
     def wait_for_calls(self, calls: int, timeout: float = 5.0) -> bool:
-        """Block until that many requests have arrived; whether they did in time."""
+        """Wait until that many requests have arrived, and return whether they did within ``timeout`` seconds."""
         arrived: bool = self._ask("wait", calls=calls, timeout=timeout, socket_timeout=timeout + 5)
         return arrived
 
     def emails_by_token(self) -> dict[str, str]:
-        """Each token handed out, and the address in the request that it was made for."""
+        """Return the tokens that were sent, each with the address in its request."""
         emails: dict[str, str] = self._ask("emails")
         return emails
 

@@ -1,4 +1,4 @@
-"""A Django site on a real port, in threads of the test's own process, without a database."""
+"""A Django site on a real port, in threads of the process of the test, without a database."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class _Quiet(WSGIRequestHandler):
 
 
 class _Server(ThreadedWSGIServer):
-    """Waits at its end for every request it has taken, so that none goes on in the tests that follow."""
+    """Waits for every request when it is closed, so that none continues during the next test."""
 
-    daemon_threads = False  # those that are, socketserver does not wait for
+    daemon_threads = False  # socketserver does not wait for daemon threads
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._connections: list[socket.socket] = []
@@ -40,7 +40,7 @@ class _Server(ThreadedWSGIServer):
 
 @contextmanager
 def serving_site() -> Iterator[str]:
-    """Serve the site of the live settings, and yield its origin. Let go whoever hangs there before the end."""
+    """Serve the site of the current settings, and yield its origin. Release held requests before the block ends."""
     with _Server(("127.0.0.1", 0), _Quiet) as server:
         server.set_app(WSGIHandler())
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)

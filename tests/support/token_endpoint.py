@@ -1,8 +1,8 @@
-"""The process behind ``support.server``: HubSpot's token endpoint in every scenario, on raw sockets.
+"""The process behind ``support.server``: HubSpot's token endpoint in all scenarios, on raw sockets.
 
-Run as a script with the standard library alone. It prints the port of its control channel and ends when
-its standard input does, so that it never outlives the tests. A control request is one line of JSON on a
-connection of its own, answered by one line; ``support.server`` is the only one to speak it.
+It is run as a script and needs only the standard library. It prints the port of its control channel, and ends when its
+standard input does, so that it never outlives the tests. Each connection to the control channel has one request and one
+response, both a line of JSON. Only ``support.server`` uses it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REQUEST_LIMIT = 4 * 1024 * 1024
 
 
 def head(status: int, headers: dict[str, str]) -> bytes:
-    """The status line and the headers of an answer, with HubSpot's own statuses among the known ones."""
+    """Return the status line and the headers of a response. The status may be one of HubSpot's own."""
     try:
         reason = http.HTTPStatus(status).phrase
     except ValueError:
@@ -40,7 +40,7 @@ def head(status: int, headers: dict[str, str]) -> bytes:
 
 
 class Connection:
-    """One accepted connection and what was asked over it."""
+    """One accepted connection and its requests."""
 
     def __init__(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.number = number
@@ -49,7 +49,7 @@ class Connection:
         self.requests = 0
 
     async def read_request(self) -> Options | None:
-        """The next request whole, ``None`` where the client is done or speaks no HTTP we know."""
+        """Return the next complete request, or ``None`` if the client sends no more or no valid HTTP."""
         try:
             raw = await self.reader.readuntil(b"\r\n\r\n")
             request_line, *lines = raw.decode("latin-1").rstrip("\r\n").split("\r\n")
@@ -75,12 +75,12 @@ class Connection:
         await self.writer.drain()
 
     async def hang(self) -> None:
-        """Say nothing more until the client gives up."""
+        """Send nothing more until the client closes the connection."""
         while await self.reader.read(65536):
             pass
 
     def reset(self) -> None:
-        """End the connection with RST in place of FIN."""
+        """End the connection with RST instead of FIN."""
         if self.writer.transport.is_closing():
             return
         reset_on_close = struct.pack("ii", 1, 0)
@@ -89,14 +89,14 @@ class Connection:
 
 
 class Endpoint:
-    """One loopback port: its scenario, its requests, its tokens."""
+    """One loopback port with its scenario, requests and tokens."""
 
     def __init__(self, certificate: str | None = None) -> None:
         self.tls: ssl.SSLContext | None = None
         if certificate is not None:
             self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self.tls.load_cert_chain(certificate)
-        # Bound and never listening: the port stays ours, and refuses, while nobody else listens on it.
+        # Bound and never listening: this reserves the port, which refuses connections while no other socket listens.
         self.reservation = self._bound(0)
         self.port: int = self.reservation.getsockname()[1]
         self.server: asyncio.Server | None = None
@@ -138,7 +138,7 @@ class Endpoint:
             connection.reset()
 
     def fill_backlog(self) -> None:
-        """Listen without ever accepting, and take every place in the queue, so that no connect completes."""
+        """Listen without accepting, and fill the queue, so that no connect completes."""
         self.listener = self._bound(self.port)
         self.listener.listen(0)
         for _ in range(8):
@@ -163,7 +163,7 @@ class Endpoint:
         try:
             while (request := await connection.read_request()) is not None:
                 request["at"] = asyncio.get_running_loop().time()
-                # Read once: a scenario set while this request waits is for the next ones.
+                # Read once: a scenario that is set while this request waits applies to later requests.
                 scenario, options = self.scenario, self.options
                 async with self.arrived:
                     self.requests.append(request)
@@ -185,14 +185,14 @@ class Endpoint:
         headers: dict[str, str],
         body: bytes,
     ) -> bool:
-        """Send a whole answer; whether the connection may be used again."""
+        """Send a complete response, and return whether the connection may be used again."""
         defaults = {"Content-Type": "application/json;charset=utf-8"}
         if "transfer-encoding" not in {name.lower() for name in headers}:
             defaults["Content-Length"] = str(len(body))
         await connection.send(head(status, defaults | headers) + body)
         return True
 
-    # The scenarios. Each answers one request and says whether the connection may be used again.
+    # The scenarios. Each responds to one request and returns whether the connection may be used again.
 
     async def scenario_healthy(self, connection: Connection, request: Options, **_: Any) -> bool:
         try:
@@ -222,7 +222,7 @@ class Endpoint:
         return await self.answer(connection, status, headers, body.encode("latin-1"))
 
     async def scenario_firewall(self, connection: Connection, request: Options, **options: Any) -> bool:
-        """Healthy, but requests with ``<script>`` or of a ``refused…`` address get the response of the test."""
+        """Healthy, but requests with ``<script>`` or for a ``refused…`` address get the response that the test set."""
         is_blocked = "<script>" in request["body"] or '"email": "refused' in request["body"]
         scenario = self.scenario_answer if is_blocked else self.scenario_healthy
         return await scenario(connection, request, **options)
@@ -273,7 +273,7 @@ class Endpoint:
     async def scenario_drip_to_close(
         self, connection: Connection, request: Options, *, interval: float = 0.4, **_: Any
     ) -> bool:
-        """The same with a body that ends with the connection, as it did before HTTP 1.1."""
+        """The same with a body that ends with the connection, as in HTTP 1.0."""
         await connection.send(head(200, {"Content-Type": "application/json", "Connection": "close"}))
         return await self._drip(connection, b'{"token": "', interval)
 
@@ -284,7 +284,7 @@ class Endpoint:
         return False
 
     async def scenario_continue(self, connection: Connection, request: Options, **_: Any) -> bool:
-        """An endless stream of interim responses, which HTTP libraries skip without end."""
+        """An endless stream of interim responses, which HTTP libraries skip."""
         while True:
             await connection.send(head(100, {}))
 
@@ -297,7 +297,7 @@ class Endpoint:
     async def scenario_bomb(
         self, connection: Connection, request: Options, *, size: int = 4 * 1024 * 1024, **_: Any
     ) -> bool:
-        """A small body that becomes ``size`` bytes of valid JSON once decompressed."""
+        """A small body that becomes ``size`` bytes of valid JSON when it is decompressed."""
         squeeze = zlib.compressobj(6, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
         spaces = b" " * (1024 * 1024)
         parts = [squeeze.compress(b'{"token": "bomb"')]
@@ -306,7 +306,7 @@ class Endpoint:
         return await self.answer(connection, 200, {"Content-Encoding": "gzip"}, b"".join(parts))
 
     async def scenario_truncated(self, connection: Connection, request: Options, **_: Any) -> bool:
-        """A body that ends early, and would be valid JSON if its length were not looked at."""
+        """A body that is shorter than its ``Content-Length``, but valid JSON."""
         await self.answer(connection, 200, {"Content-Length": "4000"}, b'{"token": "truncated"}')
         return False
 
@@ -320,7 +320,7 @@ class Endpoint:
     async def scenario_redirect(
         self, connection: Connection, request: Options, *, status: int = 307, location: str = "", **_: Any
     ) -> bool:
-        """To ourselves, unless told: a client that follows it asks again, and is seen doing so."""
+        """To ``location``, or else to another path of this server, which records a client that follows it."""
         headers = {"Location": location or f"http://127.0.0.1:{self.port}/elsewhere"}
         return await self.answer(connection, status, headers, b"")
 
@@ -331,7 +331,7 @@ class Endpoint:
     async def scenario_stray(
         self, connection: Connection, request: Options, *, call: int, status: int, **_: Any
     ) -> bool:
-        """Healthy, but one call gets a stray response before its own: any status, or 200 for its own response twice."""
+        """Healthy, but one call gets a stray response before its own: any status, or 200 to send its own twice."""
         if request is next(iter(self.requests[call - 1 :]), None):
             if status == 200:
                 await self.scenario_healthy(connection, request)
@@ -342,7 +342,7 @@ class Endpoint:
         return await self.scenario_healthy(connection, request)
 
     async def scenario_tunnel(self, connection: Connection, request: Options, *, target: int, **_: Any) -> bool:
-        """An HTTP proxy: answer CONNECT, then pass bytes to and from a port of this machine, whatever the host name."""
+        """An HTTP proxy that forwards to and from a port of this machine, whatever host CONNECT names."""
         reader, writer = await asyncio.open_connection("127.0.0.1", target)
         await connection.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
 
@@ -356,7 +356,7 @@ class Endpoint:
         await asyncio.gather(forward(connection.reader, writer), forward(reader, connection.writer))
         return False
 
-    # What the control channel asks for.
+    # The commands of the control channel.
 
     async def do_scenario(self, name: str, options: Options) -> None:
         listening = name not in {"refused", "unconnectable"}
@@ -398,7 +398,7 @@ class Endpoint:
 
 
 class Control:
-    """Opens and closes endpoints, and hands each command to the one it is for."""
+    """Opens and closes endpoints, and passes each command to its endpoint."""
 
     def __init__(self) -> None:
         self.endpoints: dict[int, Endpoint] = {}

@@ -1,4 +1,4 @@
-"""User models as sites have them. Nothing here is installed, so there are no tables: users in memory will do."""
+"""User models like those of sites. The app is not installed, so there are no tables, and users stay in memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.db import models
 
 
 class Plain(AbstractBaseUser):
-    """No names at all."""
+    """A user without name fields."""
 
     USERNAME_FIELD = "email"
 
@@ -21,13 +21,13 @@ class Plain(AbstractBaseUser):
 
 
 class OtherField(AbstractBaseUser):
-    """The address in a field of another name, and beside it one that must not be taken for it."""
+    """A user with the address in ``EMAIL_FIELD``, and a field ``email`` with another address."""
 
     USERNAME_FIELD = "login"
     EMAIL_FIELD = "mailbox"
 
     login = models.CharField(max_length=50, unique=True)
-    mailbox = models.EmailField(null=True)  # noqa: DJ001 - some have it
+    mailbox = models.EmailField(null=True)  # noqa: DJ001 - some sites have it
     email = models.EmailField(help_text="of the invoice department")
 
     class Meta:
@@ -35,7 +35,7 @@ class OtherField(AbstractBaseUser):
 
 
 class NoEmail(AbstractBaseUser):
-    """No address, and nothing said about where it would be."""
+    """A user without an address."""
 
     USERNAME_FIELD = "phone"
 
@@ -46,21 +46,25 @@ class NoEmail(AbstractBaseUser):
 
 
 class WithUUID(AbstractBaseUser):
+    """A user with a UUID as the primary key."""
+
     USERNAME_FIELD = "email"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     email = models.EmailField(unique=True)
-    first_name = models.CharField(max_length=50, null=True)  # noqa: DJ001 - some have it
+    first_name = models.CharField(max_length=50, null=True)  # noqa: DJ001 - some sites have it
 
     class Meta:
         app_label = "users"
 
     def last_name(self) -> str:
-        """A method, where other models have a field."""
-        raise AssertionError("It is no name, and not to be called for one.")
+        """A method with the name of a field in other models."""
+        raise AssertionError("The app called a method to get a name.")
 
 
 class EmailAsKey(AbstractBaseUser):
+    """A user with the address as the primary key."""
+
     USERNAME_FIELD = "email"
 
     email = models.EmailField(primary_key=True)
@@ -70,7 +74,7 @@ class EmailAsKey(AbstractBaseUser):
 
 
 class Proxy(User):
-    """Django's own user behind another class."""
+    """A proxy of Django's user."""
 
     class Meta:
         app_label = "users"
