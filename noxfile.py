@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, the security rules of ruff's ``S`` among it, and types."""
+    """Style, including ruff's security rules, and types, including those of the tests."""
     session.install("-e", ".[dev,test]")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
@@ -40,7 +40,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def audit(session: nox.Session) -> None:
-    """Known vulnerabilities of what a site installs with the app; says so if it could not look."""
+    """Known vulnerabilities of the app's dependencies. Warns if the advisory service cannot be reached."""
     session.install("pip-audit>=2.9")
     report = Path(session.create_tmp()) / "audit.json"
     report.unlink(missing_ok=True)
@@ -63,7 +63,7 @@ def audit(session: nox.Session) -> None:
 
 @nox.session
 def package(session: nox.Session) -> None:
-    """The built files: complete, nothing beside, and a page that PyPI can show."""
+    """The built files are complete and contain nothing else, and the package index can render the README."""
     session.install("-e", ".[dev]")
     wheel, sdist = build(session)
     session.run("twine", "check", "--strict", str(wheel), str(sdist))
@@ -79,7 +79,7 @@ def package(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The manual as web pages. Whatever Sphinx warns of is an error."""
+    """The manual as web pages. Warnings of Sphinx are errors."""
     session.install("-e", ".[docs]")
     pages = Path(session.create_tmp()) / "pages"
     session.run("sphinx-build", "-q", "-W", "--keep-going", "-E", "docs", str(pages))
@@ -95,7 +95,7 @@ def quick(session: nox.Session) -> None:
 
 @nox.session(python=list(MATRIX))
 def tests(session: nox.Session) -> None:
-    """The suite out of the sdist against the wheel, as somebody who packages the app would run it."""
+    """The tests of the sdist against the installed wheel, as a packager would run them."""
     wheel, sdist = build(session)
     python = str(session.python)
     pins = [f"django~={MATRIX[python]}.0"]
@@ -124,7 +124,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Lines and branches that the runs of ``tests`` reached, all together."""
+    """The lines and branches that all runs of ``tests`` together have reached."""
     session.install("coverage>=7.10")
     session.run("coverage", "combine", "--keep", *sorted(str(path) for path in HERE.glob(".coverage.*")))
     session.run("coverage", "report", f"--fail-under={COVERAGE}")

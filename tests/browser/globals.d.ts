@@ -1,4 +1,4 @@
-// What identify.js and launcher.js know of their surroundings beyond TypeScript's own DOM.
+// Declares what identify.js and launcher.js use beyond TypeScript's own types of the DOM.
 
 interface Window {
   [name: string]: any;
@@ -9,7 +9,7 @@ interface Document {
 }
 
 interface PerformanceEntry {
-  // Of the entry of type "navigation".
+  // Properties of the entry of type "navigation".
   readonly type?: string;
   readonly transferSize?: number;
   readonly encodedBodySize?: number;

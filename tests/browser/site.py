@@ -1,4 +1,4 @@
-"""The site that the browser tests visit: the app, the sandbox for HubSpot, and pages that each test writes."""
+"""The site that the browser tests visit: the app, the sandbox in place of HubSpot, and pages that each test writes."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ from hubspot_identify.sandbox.state import sandbox
 PORTAL = "123"
 NONCE = "bm9uY2Utb2YtdGhlLXRlc3Rz"
 ADA = "ada@example.com"
+GRACE = "grace@example.com"
+IDENTITY = "/hubspot/identity/"
+LOADER = f"/sandbox/loader/{PORTAL}.js"
+TAG = "{% hubspot_identify %}"
+#: HubSpot's embed code, as a site has it that used HubSpot's chat before this app.
+EMBED_CODE = f'<script id="hs-script-loader" async src="{LOADER}"></script>'
 #: An inert element that looks like the tag's, for a value of LOAD_ON.
 INJECTED_ELEMENT = (
     """<script type="text/plain" src="/static/hubspot_identify/identify.js" data-load-on="{}" data-subject="eve" """
@@ -54,55 +60,64 @@ class Page:
     template: str
     loader: str = ""
     headers: dict[str, str] = field(default_factory=dict)
-    status: int = 200
 
 
 class Site:
-    """What the site holds for one test, and what was asked of it."""
+    """The pages and responses of one test, and the requests that the site has received."""
 
     def __init__(self) -> None:
         self.origin = ""
         self.pages: dict[str, Page] = {}
         self.requests: list[str] = []
         self.has_request = threading.Condition()
-        #: What the identity endpoint says, one after the other, before it is the app's own again.
-        self.answers: list[HttpResponse | Callable[[], HttpResponse]] = []
+        #: The next responses of the identity endpoint. After these it responds itself.
+        self.responses: list[Any] = []
+        #: Whether the endpoint waits for a token that it has requested, so that the browser does not ask twice.
+        self.waits_for_tokens = True
 
     def url(self, path: str = "/") -> str:
         return f"{self.origin}{path}"
 
     def page(self, path: str, template: str, **options: Any) -> None:
-        """Put a page there. ``loader`` is a query for the loader, whose knobs the stand-in describes."""
+        """Write a page. ``loader`` is a query for the sandbox's loader, which describes its options."""
         self.pages[path] = Page(f"<!doctype html><title>{path}</title><link rel=icon href=data:,>{template}", **options)
 
-    def asked(self, prefix: str) -> list[str]:
-        """The requests under a path, in their order."""
-        return [each for each in self.requests if each.startswith(prefix)]
-
-    def wait_for_request(self, prefix: str) -> None:
-        """Wait for the first request under a path. For browsers that no test controls."""
-        with self.has_request:
-            assert self.has_request.wait_for(lambda: self.asked(prefix), 60), self.requests
+    def requested(self, *prefixes: str) -> list[str]:
+        """The paths that were requested and begin with one of these, in order."""
+        return [path for path in self.requests if path.startswith(prefixes)]
 
     @property
-    def calls(self) -> int:
-        """How often the token API was called."""
+    def hubspot_requests(self) -> list[str]:
+        """The paths that were requested from the sandbox or from the app's endpoint."""
+        return self.requested("/sandbox/", "/hubspot/")
+
+    @property
+    def identity_requests(self) -> int:
+        """How often the browser has requested the visitor."""
+        return len(self.requested(IDENTITY))
+
+    def wait_for_request(self, prefix: str, times: int = 1) -> None:
+        """Wait until the browser has requested such a path so often."""
+        with self.has_request:
+            assert self.has_request.wait_for(lambda: len(self.requested(prefix)) >= times, 60), self.requests
+
+    @property
+    def token_calls(self) -> int:
+        """How often the site has called HubSpot's token API."""
         return len(sandbox.calls)
 
 
 site = Site()
 
 
-def answer(
-    subject: str | None, email: str | None = None, *, expires_in: float = 3600.0, status: int = 200
-) -> HttpResponse:
-    """What the endpoint could say."""
-    identity = {"email": email, "token": sandbox.issue(email), "expires_in": expires_in} if email else None
+def identity_response(subject: str | None, email: str | None = None, *, status: int = 200) -> HttpResponse:
+    """A response of the identity endpoint, whose identity is valid for an hour."""
+    identity = {"email": email, "token": sandbox.issue(email), "expires_in": 3600.0} if email else None
     return JsonResponse({"subject": subject, "identity": identity}, status=status)
 
 
 def middleware(get_response: View) -> View:
-    """Counts, logs in by a cookie, and lets the tests speak for the endpoint."""
+    """Record the requests, log users in by a cookie, and send the responses of the tests for the endpoint."""
 
     def handle(request: HttpRequest) -> HttpResponseBase:
         with site.has_request:
@@ -112,13 +127,15 @@ def middleware(get_response: View) -> View:
         request.user = User(pk=len(name), email=f"{name}@example.com") if name else AnonymousUser()
         page = site.pages.get(request.path)
         if page and any("{nonce}" in value for value in page.headers.values()):
-            request.csp_nonce = NONCE  # type: ignore[attr-defined]  # as django-csp's middleware does
-        if request.path.startswith("/hubspot/identity/") and site.answers:
-            scripted = site.answers.pop(0)
-            return scripted if isinstance(scripted, HttpResponse) else scripted()
+            vars(request)["csp_nonce"] = NONCE  # as django-csp's middleware does
+        if request.path.startswith(IDENTITY) and site.responses:
+            response: HttpResponseBase | Callable[[], HttpResponse] = site.responses.pop(0)
+            return response if isinstance(response, HttpResponseBase) else response()
         response = get_response(request)
-        if response.status_code == 202:  # the browser asks again, and then it is there, on a busy machine too
+        if response.status_code == 202:
             get_workers().join(3)
+            if site.waits_for_tokens:
+                response = get_response(request)
         return response
 
     return handle
@@ -131,22 +148,22 @@ LIBRARIES = {
 ENGINE = Engine(libraries=LIBRARIES)
 
 
-def show(request: HttpRequest) -> HttpResponse:
+def show_page(request: HttpRequest) -> HttpResponse:
     page = site.pages.get(request.path)
     if page is None:
         return HttpResponse("There is no such page.", status=404)
     context = Context({"request": request, "user": request.user})
-    html = ENGINE.from_string("{% load hubspot_identify %}" + page.template).render(context)
+    html = str(ENGINE.from_string("{% load hubspot_identify %}" + page.template).render(context))
     if page.loader:
         html = html.replace(f"loader/{PORTAL}.js", f"loader/{PORTAL}.js?{page.loader.replace('&', '&amp;')}")
-    response = HttpResponse(html, status=page.status)
+    response = HttpResponse(html)
     for name, value in page.headers.items():
         response.headers[name] = value.replace("{nonce}", NONCE)
     return response
 
 
 def log_in(request: HttpRequest, name: str = "") -> HttpResponse:
-    """Log in under this name, or out, and go on to ``next``."""
+    """Log in as this user, or log out without one, and redirect to ``next``."""
     response = redirect(request.GET.get("next", "/"))
     if name:
         response.set_cookie("user", name, httponly=True, samesite="Lax")
@@ -161,39 +178,39 @@ urlpatterns = [
     path("static/<path:path>", serve),
     path("login/<slug:name>/", log_in),
     path("logout/", log_in),
-    re_path("", show),
+    re_path("", show_page),
 ]
 
 
 @contextmanager
 def running_site(settings: Settings, host: str) -> Iterator[Site]:
-    """Serve the site, empty, under a host name whose address the browser has to know."""
+    """Serve the site, without pages, under a host name that the browser must resolve to this machine."""
     settings.DEBUG = True
     settings.ROOT_URLCONF = __name__
     settings.MIDDLEWARE = [f"{__name__}.middleware"]
     settings.INSTALLED_APPS = ["hubspot_identify.sandbox", *settings.INSTALLED_APPS]
     settings.STATICFILES_DIRS = [("npm", folder)] if (folder := node_modules()) else []
     sandbox.reset()
-    site.__init__()  # type: ignore[misc]
+    vars(site).update(vars(Site()))
     with serving_site() as address, mock.patch.multiple(client, CONNECT_TIMEOUT=30.0, READ_TIMEOUT=30.0):
         site.origin = address.replace("127.0.0.1", host)
         settings.HUBSPOT_IDENTIFY = {
             "API_KEY": "key-of-the-browser-tests",
             "BASE_URL": f"{address}/sandbox/api",
             "PORTAL_ID": PORTAL,
-            "LOADER_URL": f"/sandbox/loader/{PORTAL}.js",
+            "LOADER_URL": LOADER,
             "EMAIL_VERIFIED": True,
             "RATE_LIMIT": 1000,
-            "TIMEOUT": 30,  # a busy machine's, as are the next and those of the client
+            "TIMEOUT": 30,  # long enough for a busy machine, as are the next one and those of the client
             "PAGE_WAIT": 10,
             "ACCOUNTS": ACCOUNTS,
         }
         yield site
-        sandbox.set_mood("healthy")  # lets go whoever hangs
+        sandbox.set_mood("healthy")  # ends the calls that are still waiting
 
 
 def node_modules() -> Path | None:
-    """Where ``npm ci`` has put the packages of ``package.json``: beside it, or where ``NODE_PATH`` says."""
+    """Return the folder of the packages of ``package.json``: beside that file, or the one that ``NODE_PATH`` names."""
     folders = [Path(__file__).parents[2] / "node_modules", *map(Path, filter(None, [os.environ.get("NODE_PATH")]))]
     return next((folder for folder in folders if folder.is_dir()), None)
 

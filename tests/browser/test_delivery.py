@@ -1,348 +1,275 @@
-"""How the identity gets to the widget: in the right order, once, and never at the page's expense."""
+"""How the identity gets to the widget: in the right order, once, and without errors in the page."""
 
 from __future__ import annotations
 
-import itertools
-import re
 from collections.abc import Callable
 
 import pytest
 from django.http import HttpResponse, JsonResponse
-from playwright.sync_api import Route, expect
+from playwright.sync_api import expect
 
-from browser.conftest import Visit
-from browser.site import Site, answer
+from browser.conftest import ANONYMOUS, Tab
+from browser.site import ADA, EMBED_CODE, IDENTITY, LOADER, TAG, Site, identity_response
+from hubspot_identify.sandbox.state import sandbox
 
 pytestmark = pytest.mark.browser
 
-EMBED = '<script id="hs-script-loader" async defer src="/sandbox/loader/123.js"></script>'
-LOADER = re.compile(r"/sandbox/loader/")
 
-
-def test_a_logged_in_visitor_is_known(visit: Visit, site: Site) -> None:
-    """Deferred and cold: the endpoint is asked until the token is there, then the chat loads identified, once."""
-    site.page("/", "{% hubspot_identify %}")
-    visit.log_in("ada")
-    visit.expect_visitor("ada")
-    visit.wait_heard("identified")
-    assert visit.heard == ["ready", "identified"]
-    assert len(visit.happened("load")) == 1
-    assert [each["email"] for each in visit.happened("identity read")] == ["ada@example.com"]
-    assert visit.status == {"loaded": True, "pending": False, "state": "ready", "identified": True}
-
-
-def test_a_warm_visitor_is_known_after_one_question(visit: Visit, site: Site) -> None:
-    """Once the token is cached, one request of ours does, and no call."""
-    site.page("/", "{% hubspot_identify %}")
-    visit.log_in("ada")
-    visit.expect_visitor("ada")
+def test_visitor_is_identified_when_the_chat_loads(tab: Tab, site: Site) -> None:
+    """The endpoint is asked until there is a token, then the chat is loaded. The next page finds a cached token."""
+    site.page("/", TAG)
+    site.waits_for_tokens = False
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    tab.wait_for_event("identified")
+    assert tab.events == ["ready", "identified"]
+    assert len(tab.logged("load")) == 1
+    assert tab.emails("identity read") == [ADA]
+    assert tab.status == {"loaded": True, "pending": False, "state": "ready", "identified": True}
+    assert site.identity_requests == 2
     site.requests.clear()
-    visit.go()
-    visit.expect_visitor("ada")
-    assert len(site.asked("/hubspot/identity/")) == 1
-    assert site.calls == 1
+    tab.go()
+    tab.expect_visitor("ada")
+    assert site.identity_requests == 1
+    assert site.token_calls == 1
 
 
-def test_an_anonymous_visitor_gets_the_chat_too(visit: Visit, site: Site) -> None:
-    """Nobody is logged in: one load, unidentified."""
-    site.page("/", "{% hubspot_identify %}")
-    visit.go()
-    visit.expect_visitor("unknown")
-    visit.wait_heard("anonymous")
-    assert visit.heard == ["ready", "anonymous"]
-    assert len(visit.happened("load")) == 1
+def test_anonymous_visitor_gets_the_chat(tab: Tab, site: Site) -> None:
+    """If no user is logged in, the chat is loaded once, without an identity."""
+    site.page("/", TAG)
+    tab.go()
+    tab.expect_visitor(ANONYMOUS)
+    tab.wait_for_event("anonymous")
+    assert tab.events == ["ready", "anonymous"]
+    assert len(tab.logged("load")) == 1
 
 
-def test_inline_needs_no_question(visit: Visit, site: Site) -> None:
-    """The identity stands in the page, and nowhere any more once the script has read it."""
+def test_inline_page_makes_no_request(tab: Tab, site: Site) -> None:
+    """The page contains the identity, until the script has read it."""
     site.page("/", '{% hubspot_identify account="inline" %}')
-    visit.log_in("ada")
-    visit.expect_visitor("ada")
-    assert site.asked("/hubspot/") == []
-    assert "ada@" not in visit.page.content()
-    assert len(visit.happened("load")) == 1
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    assert site.requested("/hubspot/") == []
+    assert "ada@" not in tab.page.content()
+    assert len(tab.logged("load")) == 1
 
 
-# ---- order
+# ---- together with other scripts of the page
 
 
-def test_the_settings_of_the_page_are_kept_and_win(visit: Visit, site: Site) -> None:
-    """What a page has set stays, in the very object it has made; ours are added."""
+def test_settings_and_callbacks_of_the_page_are_kept(tab: Tab, site: Site) -> None:
+    """The script adds to the objects that the page has made. All callbacks run."""
     site.page(
         "/",
-        "<script>window.mine = window.hsConversationsSettings = {avoidInlineStyles: false, hideNewThreadLink: true}"
-        "</script>{% hubspot_identify %}",
+        "<script>window.original = {avoidInlineStyles: false, hideNewThreadLink: true};"
+        "window.hsConversationsSettings = window.original;"
+        f"window.hsConversationsOnReady = [() => {{ window.calls = (window.calls ?? 0) + 1; }}]</script>{TAG}",
     )
-    visit.log_in("ada")
-    visit.expect_visitor("ada")
-    assert visit.run("mine === hsConversationsSettings")
-    token = visit.settings["identificationToken"]
-    assert visit.settings == {
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    assert tab.run("original === hsConversationsSettings")
+    assert tab.settings == {
         "avoidInlineStyles": False,
         "hideNewThreadLink": True,
-        "identificationEmail": "ada@example.com",
-        "identificationToken": token,
+        "identificationEmail": ADA,
+        "identificationToken": tab.settings["identificationToken"],
     }
+    assert tab.run("calls") == len(tab.logged("ready callbacks")) == 2
 
 
-def test_the_ready_callbacks_of_the_page_are_kept(visit: Visit, site: Site) -> None:
-    """A list that is there is added to, and its functions run."""
+def test_settings_and_callbacks_that_the_page_replaces_later(tab: Tab, site: Site) -> None:
+    """Scripts that run later and assign new objects lose neither their own values nor the identity."""
     site.page(
         "/",
-        "<script>window.hsConversationsOnReady = [() => { window.ran = (window.ran ?? 0) + 1; }]</script>"
-        "{% hubspot_identify %}",
-    )
-    visit.log_in("ada")
-    visit.expect_visitor("ada")
-    assert visit.run("ran") == len(visit.happened("ready callbacks")) == 2
-
-
-def test_a_page_that_replaces_settings_and_list_afterwards(visit: Visit, site: Site) -> None:
-    """Scripts that run behind ours and assign both anew lose nothing of their own, nor the identity."""
-    site.page(
-        "/",
-        "{% hubspot_identify %}<script>document.addEventListener('DOMContentLoaded', () => {"
+        f"{TAG}<script>document.addEventListener('DOMContentLoaded', () => {{"
         "window.hsConversationsSettings = {disableAttachment: true};"
         "window.hsConversationsOnReady = [() => { window.ran = true; }]; })</script>",
     )
-    visit.log_in("ada")
-    visit.expect_visitor("ada")
-    assert visit.run("ran")
-    assert visit.settings["disableAttachment"] is True
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    assert tab.run("ran")
+    assert tab.settings["disableAttachment"] is True
 
 
 @pytest.mark.parametrize("account", ["embedded", "embedded-inline"])
-def test_before_the_embed_code_of_the_page(visit: Visit, site: Site, account: str) -> None:
-    """Without PORTAL_ID, with the tag in head: no second loader, one load, identified from the start."""
-    site.page("/", f'{{% hubspot_identify account="{account}" %}}<body>{EMBED}')
-    visit.log_in("ada")
-    visit.expect_visitor("ada")
-    assert len(site.asked("/sandbox/loader/")) == 1
-    assert [each["email"] for each in visit.happened("call")] == ["ada@example.com"]
-    assert "loadImmediately" not in visit.settings
+def test_tag_before_the_embed_code(tab: Tab, site: Site, account: str) -> None:
+    """Without ``PORTAL_ID`` and with the tag in the head, the embed code loads the chat identified, and once."""
+    site.page("/", f'{{% hubspot_identify account="{account}" %}}<body>{EMBED_CODE}')
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    assert len(site.requested("/sandbox/loader/")) == 1
+    assert tab.emails("call") == [ADA]
+    assert "loadImmediately" not in tab.settings
 
 
-@pytest.mark.parametrize("account", ["embedded", "embedded-inline"])
-def test_after_an_embed_that_is_running(visit: Visit, site: Site, account: str) -> None:
-    """A chat that has started without us is identified in place, and keeps its thread."""
-    site.page("/", EMBED)
-    site.page("/tagged/", f"{EMBED}<template>{{% hubspot_identify account='{account}' %}}</template>")
-    visit.go()
-    visit.say("before the log-in")
-    visit.log_in("ada", "/tagged/")
-    visit.expect_visitor("unknown")
-    visit.run("document.body.append(document.querySelector('template').content.cloneNode(true))")
-    visit.expect_visitor("ada")
-    expect(visit.chat.get_by_text("before the log-in")).to_be_visible()
-    visit.wait_heard("identified")
-    assert visit.happened("reset") == []
+def test_running_chat_is_identified_and_keeps_its_conversation(tab: Tab, site: Site) -> None:
+    """The embed code has started the chat before the script runs."""
+    site.page("/", EMBED_CODE)
+    site.page("/tagged/", f"{EMBED_CODE}<template>{{% hubspot_identify account='embedded' %}}</template>")
+    tab.go()
+    tab.send_message("before the log-in")
+    tab.log_in("ada", "/tagged/")
+    tab.expect_visitor(ANONYMOUS)
+    tab.run("document.body.append(document.querySelector('template').content.cloneNode(true))")
+    tab.expect_visitor("ada")
+    expect(tab.chat.get_by_text("before the log-in")).to_be_visible()
+    tab.wait_for_event("identified")
+    assert tab.logged("reset") == []
 
 
-def test_an_embed_whose_page_replaces_our_settings(visit: Visit, site: Site) -> None:
-    """The chat then starts for nobody, and is identified as soon as that is possible."""
+def test_embed_code_whose_page_replaces_the_settings(tab: Tab, site: Site) -> None:
+    """The chat starts without an identity, and is identified as soon as possible."""
     site.page(
         "/",
         '{% hubspot_identify account="embedded" %}'
-        f"<body><script>window.hsConversationsSettings = {{disableAttachment: true}}</script>{EMBED}",
+        f"<body><script>window.hsConversationsSettings = {{disableAttachment: true}}</script>{EMBED_CODE}",
     )
-    visit.log_in("ada")
-    visit.expect_visitor("ada")
-    assert visit.settings["disableAttachment"] is True
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    assert tab.settings["disableAttachment"] is True
 
 
-def test_a_page_that_holds_the_chat_back_itself(visit: Visit, site: Site) -> None:
-    """Its own loadImmediately: false is respected; when it loads the chat, the visitor is known."""
+def test_page_that_delays_the_chat_itself(tab: Tab, site: Site) -> None:
+    """The page's own ``loadImmediately: false`` has effect. When the page loads the chat, the visitor is identified."""
     site.page(
         "/",
-        f"<script>window.hsConversationsSettings = {{loadImmediately: false}}</script>{EMBED}"
+        f"<script>window.hsConversationsSettings = {{loadImmediately: false}}</script>{EMBED_CODE}"
         '{% hubspot_identify account="embedded" %}',
     )
-    visit.log_in("ada")
-    visit.page.wait_for_function("hsConversationsSettings.identificationToken && window.HubSpotConversations")
-    assert visit.happened("load") == []
-    visit.run("HubSpotConversations.widget.load()")
-    visit.expect_visitor("ada")
-    assert visit.settings["loadImmediately"] is False
+    tab.log_in("ada")
+    tab.wait_until("hsConversationsSettings.identificationToken && window.HubSpotConversations")
+    assert tab.logged("load") == []
+    tab.run("HubSpotConversations.widget.load()")
+    tab.expect_visitor("ada")
+    assert tab.settings["loadImmediately"] is False
 
 
-def test_a_page_with_both_gets_one_loader(visit: Visit, site: Site) -> None:
-    """Embed code that somebody forgot to take out does not bring the chat twice."""
-    site.page("/", f"{EMBED}{{% hubspot_identify %}}")
-    visit.log_in("ada")
-    visit.expect_visitor("ada")
-    assert len(site.asked("/sandbox/loader/")) == 1
-    assert visit.happened("duplicate instance") == []
+def test_several_tags_and_embed_code_load_one_chat(tab: Tab, site: Site) -> None:
+    """A page may contain the tag twice, and embed code that was left in by mistake."""
+    site.page("/", f"{EMBED_CODE}{TAG}<p>{TAG}")
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    assert len(site.requested("/sandbox/loader/")) == 1
+    assert len(tab.logged("load")) == 1
+    assert tab.logged("duplicate instance") == []
 
 
-def test_two_tags_are_harmless(visit: Visit, site: Site) -> None:
-    """One loader, one load, one identity."""
-    site.page("/", "{% hubspot_identify %}<p>{% hubspot_identify %}")
-    visit.log_in("ada")
-    visit.expect_visitor("ada")
-    assert len(site.asked("/sandbox/loader/")) == 1
-    assert len(visit.happened("load")) == 1
+# ---- the endpoint
 
 
-# ---- waiting for the endpoint
-
-
-def test_it_asks_again_after_growing_delays(visit: Visit, site: Site) -> None:
-    """A 202 is asked again after 0.4, 1 and 2 seconds, and what comes then counts."""
-    site.page("/", "{% hubspot_identify %}")
-    not_yet = answer("subject-of-ada", status=202)
-    site.answers = [not_yet, not_yet, not_yet, answer("subject-of-ada", "ada@example.com")]
-    visit.go()
-    visit.expect_visitor("ada")
-    timing = visit.run(
-        "performance.getEntriesByType('resource').filter(each => each.name.endsWith('/identity/'))"
-        ".map(each => [each.startTime, each.responseEnd])"
-    )
-    delays = [start - end for (_, end), (start, _) in itertools.pairwise(timing)]
-    assert len(delays) == 3
-    assert all(delay >= least for delay, least in zip(delays, (390, 990, 1990), strict=True))
-    assert len(visit.happened("load")) == 1
-
-
-def test_it_gives_up_asking_and_loads_once(visit: Visit, site: Site) -> None:
-    """After the fourth "not yet" the chat loads unidentified, and what comes later does not load it again."""
-    site.page("/", "{% hubspot_identify %}")
-    site.answers = [answer("subject-of-ada", status=202) for _ in range(4)]
-    visit.go()
-    visit.wait_heard("anonymous")
-    visit.expect_visitor("unknown")
-    assert site.answers == []
-    assert len(site.asked("/hubspot/identity/")) == 4
-    assert len(visit.happened("load")) == 1
+def test_pending_token_is_requested_again_four_times(tab: Tab, site: Site) -> None:
+    """A 202 is followed by requests after 0.4, 1 and 2 seconds. Then the chat is loaded once, without an identity."""
+    site.page("/", TAG)
+    site.responses = [identity_response("subject-of-ada", status=202) for _ in range(4)]
+    tab.skip_delays(400, 1000, 2000)
+    tab.go()
+    tab.wait_for_event("anonymous")
+    tab.expect_visitor(ANONYMOUS)
+    assert tab.run("skippedDelays.slice(0, 3)") == [400, 1000, 2000]
+    assert site.responses == []
+    assert site.identity_requests == 4
+    assert len(tab.logged("load")) == 1
 
 
 FAILURES: dict[str, Callable[[], HttpResponse]] = {
-    "403": lambda: HttpResponse("no", status=403),
-    "404": lambda: HttpResponse("<h1>Not found</h1>", status=404),
-    "500": lambda: HttpResponse("<h1>Server error</h1>", status=500),
-    "503 with our shape": lambda: JsonResponse({"subject": None, "identity": None}, status=503),
+    "503 with an identity response": lambda: JsonResponse({"subject": None, "identity": None}, status=503),
     "HTML": lambda: HttpResponse("<h1>Please log in</h1>"),
-    "a list": lambda: JsonResponse([], safe=False),
     "null": lambda: JsonResponse(None, safe=False),
-    "another shape": lambda: JsonResponse({"identity": {"email": "eve@example.com", "token": "x"}}),
-    "a redirect": lambda: HttpResponse(status=302, headers={"Location": "/login/?next=/hubspot/identity/"}),
+    "another object": lambda: JsonResponse({"identity": {"email": "eve@example.com", "token": "x"}}),
+    "redirect": lambda: HttpResponse(status=302, headers={"Location": f"/login/?next={IDENTITY}"}),
 }
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_an_endpoint_in_trouble_means_unidentified(visit: Visit, site: Site, failure: str) -> None:
-    """If no visitor is remembered, the chat loads for an anonymous one. Nothing that the browser keeps is cleared."""
-    site.page("/", "{% hubspot_identify %}")
-    visit.go()
-    visit.expect_visitor("unknown")
-    thread = visit.cookie("messagesUtk")
-    site.answers = [FAILURES[failure]()]
-    visit.go()
-    visit.expect_visitor("unknown")
-    visit.wait_heard("anonymous")
-    assert visit.heard == ["failed", "ready", "anonymous"]
-    assert visit.cookie("messagesUtk") == thread
-    assert len(site.asked("/hubspot/identity/")) == 2
+def test_failing_endpoint_loads_the_chat_for_an_anonymous_visitor(tab: Tab, site: Site, failure: str) -> None:
+    """If no visitor is remembered, the chat is loaded without an identity, and the browser's cookies are kept."""
+    site.page("/", TAG)
+    tab.go()
+    tab.expect_visitor(ANONYMOUS)
+    thread = tab.cookie("messagesUtk")
+    site.responses = [FAILURES[failure]()]
+    tab.go()
+    tab.expect_visitor(ANONYMOUS)
+    tab.wait_for_event("anonymous")
+    assert tab.events == ["failed", "ready", "anonymous"]
+    assert tab.cookie("messagesUtk") == thread
+    assert site.identity_requests == 2
 
 
-def test_offline_for_the_endpoint_means_unidentified(visit: Visit, site: Site) -> None:
-    """A request that fails is like an endpoint in trouble."""
-    site.page("/", "{% hubspot_identify %}")
-    visit.page.route("**/hubspot/identity/", lambda route: route.abort("internetdisconnected"))
-    visit.log_in("ada")
-    visit.expect_visitor("unknown")
-    assert visit.heard[0] == "failed"
+def test_unreachable_endpoint_loads_the_chat_for_an_anonymous_visitor(tab: Tab, site: Site) -> None:
+    """A request without a response has the effect of a failure."""
+    site.page("/", TAG)
+    tab.block(f"**{IDENTITY}")
+    tab.log_in("ada")
+    tab.expect_visitor(ANONYMOUS)
+    assert tab.events[0] == "failed"
 
 
-def test_a_broken_hubspot_api_means_unidentified(visit: Visit, site: Site) -> None:
-    """With the real endpoint and an API that answers 500: the chat is there, for an unknown visitor."""
-    from hubspot_identify.sandbox.state import sandbox
-
+def test_failing_token_api_loads_the_chat_for_an_anonymous_visitor(tab: Tab, site: Site) -> None:
+    """HubSpot responds to the app with status 500: there is a chat, without an identity."""
     sandbox.set_mood("500")
-    site.page("/", "{% hubspot_identify %}")
-    visit.log_in("ada")
-    visit.expect_visitor("unknown")
+    site.page("/", TAG)
+    tab.log_in("ada")
+    tab.expect_visitor(ANONYMOUS)
 
 
-def test_without_an_endpoint_nothing_is_asked(visit: Visit, site: Site) -> None:
-    """Inline, where the URLs are not routed: a question to nobody would be one more 404 in the site's log."""
+def test_no_request_without_an_endpoint(tab: Tab, site: Site) -> None:
+    """An inline page of a site that does not route the app's URLs requests no visitor, not even on ``update()``."""
     site.page(
         "/",
-        '<script src="/static/hubspot_identify/identify.js" defer data-subject="" data-loader="/sandbox/loader/123.js">'
-        "</script>",
+        f'<script src="/static/hubspot_identify/identify.js" defer data-subject="" data-loader="{LOADER}"></script>',
     )
-    visit.go()
-    visit.expect_visitor("unknown")
-    visit.run("hubspotIdentify.update()")
-    visit.wait_heard("failed")
-    assert [path for path in site.requests if "undefined" in path] == []
+    tab.go()
+    tab.expect_visitor(ANONYMOUS)
+    tab.run("hubspotIdentify.update()")
+    tab.wait_for_event("failed")
+    assert [path for path in site.requests if not path.startswith(("/sandbox/", "/static/"))] == ["/"]
 
 
-# ---- trouble with the loader
+# ---- the loader
 
 
-def blocked(route: Route) -> None:
-    route.abort("blockedbyclient")
+def test_blocked_loader_leaves_a_working_page(tab: Tab, site: Site) -> None:
+    """An ad blocker causes one event and no uncaught error. All methods can be called."""
+    site.page("/", TAG)
+    tab.block("**/sandbox/loader/**")
+    tab.log_in("ada")
+    tab.wait_for_event("failed")
+    assert tab.run("recordedEvents") == [["failed", {"reason": "loader"}]]
+    tab.run("hubspotIdentify.open(); hubspotIdentify.close(); hubspotIdentify.refresh()")
+    assert tab.status == {"state": "failed", "identified": False}
 
 
-def missing(route: Route) -> None:
-    route.fulfill(status=404, body="gone")
+def test_loader_without_a_response_fails_after_15_seconds(tab: Tab, site: Site) -> None:
+    """The page gets an event, also where the site's own embed code adds the loader."""
+    site.page("/", f'{{% hubspot_identify account="embedded" %}}{EMBED_CODE}')
+    tab.page.route("**/sandbox/loader/**", lambda route: None)
+    tab.page.clock.install(time=0)
+    tab.page.clock.pause_at(1000)
+    site.responses = [identity_response("subject-of-ada", ADA)]
+    tab.page.goto(site.url(), wait_until="commit")
+    tab.wait_until("window.hsConversationsSettings?.identificationToken")
+    tab.skip(14_900)
+    assert tab.run("recordedEvents") == []
+    tab.skip(200)
+    assert tab.run("recordedEvents") == [["failed", {"reason": "loader"}]]
 
 
-@pytest.mark.parametrize("trouble", [blocked, missing])
-def test_a_loader_that_fails_leaves_a_working_page(visit: Visit, site: Site, trouble: Callable[[Route], None]) -> None:
-    """No uncaught error, and the page is told."""
-    site.page("/", "{% hubspot_identify %}")
-    visit.page.route(LOADER, trouble)
-    visit.log_in("ada")
-    visit.wait_heard("failed")
-    assert visit.run("heard") == [["failed", {"reason": "loader"}]]
-    visit.run("hubspotIdentify.open(); hubspotIdentify.close(); hubspotIdentify.refresh()")
-    assert visit.status == {"state": "failed", "identified": False}
+def test_loader_that_throws_leaves_a_working_page(tab: Tab, site: Site) -> None:
+    """The only uncaught error in the page is the loader's own."""
+    site.page("/", TAG, loader="loader=throw")
+    with tab.page.expect_event("pageerror"):
+        tab.log_in("ada")
+    tab.wait_until("hsConversationsSettings.identificationToken")
+    assert len(tab.errors) == 1
+    tab.errors.clear()
+    assert tab.status["state"] == "loading"
 
 
-def test_a_loader_that_never_arrives_is_given_up(visit: Visit, site: Site) -> None:
-    """After 15 seconds the page is told that there is no chat."""
-    site.page("/", "{% hubspot_identify %}")
-    visit.page.route(LOADER, lambda route: None)
-    visit.page.clock.install(time=0)
-    visit.page.clock.pause_at(1000)
-    site.answers = [answer("subject-of-ada", "ada@example.com")]
-    visit.page.goto(site.url(), wait_until="domcontentloaded")
-    visit.page.wait_for_function("hsConversationsSettings.identificationToken", polling="raf")
-    visit.page.clock.run_for(14_900)
-    assert visit.run("heard") == []
-    visit.page.clock.run_for(200)
-    assert visit.run("heard") == [["failed", {"reason": "loader"}]]
-
-
-def test_an_embed_that_never_arrives_is_given_up(visit: Visit, site: Site) -> None:
-    """The same where the page has HubSpot's embed code itself."""
-    site.page("/", f'{{% hubspot_identify account="embedded" %}}{EMBED}')
-    visit.page.route(LOADER, lambda route: None)
-    visit.page.clock.install(time=0)
-    visit.page.clock.pause_at(1000)
-    site.answers = [answer("subject-of-ada", "ada@example.com")]
-    visit.page.goto(site.url(), wait_until="commit")
-    visit.page.wait_for_function("window.hsConversationsSettings?.identificationToken", polling="raf")
-    visit.page.clock.run_for(15_100)
-    assert visit.run("heard") == [["failed", {"reason": "loader"}]]
-
-
-def test_a_loader_that_throws_leaves_a_working_page(visit: Visit, site: Site) -> None:
-    """The only error in the page is the loader's own."""
-    site.page("/", "{% hubspot_identify %}", loader="loader=throw")
-    with visit.page.expect_event("pageerror"):
-        visit.log_in("ada")
-    visit.page.wait_for_function("hsConversationsSettings.identificationToken")
-    assert len(visit.errors) == 1
-    assert "told to throw" in visit.errors.pop()
-    assert visit.status["state"] == "loading"
-
-
-def test_a_widget_that_gets_wrong_settings_from_the_page_dies_alone(visit: Visit, site: Site) -> None:
-    """HubSpot's own objection to the page's settings is the only error; ours stays calm."""
-    site.page("/", "<script>window.hsConversationsSettings = {disableAttachment: 'yes'}</script>{% hubspot_identify %}")
-    with visit.page.expect_event("pageerror"):
-        visit.log_in("ada")
-    assert "Invariant Violation" in visit.errors.pop()
-    assert visit.errors == []
+def test_widget_that_rejects_the_settings_of_the_page(tab: Tab, site: Site) -> None:
+    """HubSpot's error about the page's own settings is the only one."""
+    site.page("/", f"<script>window.hsConversationsSettings = {{disableAttachment: 'yes'}}</script>{TAG}")
+    with tab.page.expect_event("pageerror"):
+        tab.log_in("ada")
+    assert "disableAttachment" in tab.errors.pop()
+    assert tab.errors == []

@@ -1,420 +1,392 @@
-"""When HubSpot is loaded: with the page, when that is idle, when somebody wants it, or when a script says so."""
+"""When the chat is loaded: with the page, when the page is idle, at an interaction, or by a script of the page."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import subprocess
 from pathlib import Path
 
 import pytest
-from django.contrib.staticfiles.finders import find
-from django.utils import translation
-from playwright.sync_api import Locator, Route, expect
+from playwright.sync_api import Route, expect
+from pytest_django import Settings
+from support.manual import code_blocks
+from support.programs import require
 
-from browser.conftest import CONTAINER, Visit
-from browser.site import Site, answer, require_package
+from browser.conftest import ANONYMOUS, CONTAINER, Tab
+from browser.site import ADA, EMBED_CODE, IDENTITY, LOADER, TAG, Site, identity_response, require_package
 
 pytestmark = pytest.mark.browser
 
-EMBED = '<script id="hs-script-loader" async src="/sandbox/loader/123.js"></script>'
 INTERACTION = '{% hubspot_identify account="interaction" %}'
+LAUNCHER = ".hubspot-identify-launcher"
 
 
-def button(visit: Visit) -> Locator:
-    return visit.page.locator(".hubspot-identify-launcher button")
-
-
-#: What gives up or goes after some seconds takes ten minutes, so that it is still there when it is looked at.
-NO_HURRY = """{
-    const later = window.setTimeout;
-    window.setTimeout = (action, delay, ...rest) => later(action, delay >= 6000 ? 600_000 : delay, ...rest);
-}"""
-
-
-def hold(visit: Visit, address: str) -> Callable[[], Route]:
-    """Hold a request back. What is returned gives it, once it has come that far."""
-    held: list[Route] = []
-    visit.page.route(address, lambda route: held.append(route))
-
-    def take() -> Route:
-        assert any(held or visit.page.wait_for_timeout(50) for _ in range(600))
-        return held.pop()
-
-    return take
-
-
-def hubspot(site: Site) -> list[str]:
-    """Everything that was asked of HubSpot, or of us on its behalf."""
-    return site.asked("/sandbox/") + site.asked("/hubspot/")
+def labels(tab: Tab) -> dict[str, str]:
+    """The texts of the button, which the tag writes in the language of the page."""
+    found: dict[str, str] = tab.run("JSON.parse(document.querySelector('script[data-labels]').dataset.labels)")
+    return found
 
 
 # ---- idle
 
 
-def test_idle_waits_for_the_page(visit: Visit, site: Site) -> None:
-    """Nothing is asked before the page and all that belongs to it has loaded; then the chat comes by itself."""
+def test_idle_loads_after_the_page(tab: Tab, site: Site) -> None:
+    """Nothing is requested before the page has loaded with its images. Then the chat loads without an interaction."""
     site.page("/", '<img src="/picture/">{% hubspot_identify account="idle" %}')
-    held: list[str] = []
+    early: list[str] = []
 
-    def hold(route: object) -> None:
-        held.extend(hubspot(site))
-        route.fulfill(status=204)  # type: ignore[attr-defined]
+    def serve_picture(route: Route) -> None:
+        early.extend(site.hubspot_requests)
+        route.fulfill(status=204)
 
-    visit.page.route("**/picture/", hold)
-    visit.log_in("ada")
-    visit.expect_visitor("ada")
-    assert held == []
-    assert visit.run(
+    tab.page.route("**/picture/", serve_picture)
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    assert early == []
+    assert tab.run(
         "performance.getEntriesByType('resource').find(each => each.name.includes('/loader/')).startTime"
         " >= performance.getEntriesByType('navigation')[0].loadEventStart"
     )
 
 
-def test_idle_in_a_page_that_has_loaded(visit: Visit, site: Site) -> None:
-    """An element that arrives later is not waiting for a load event that has been."""
+def test_idle_element_added_to_a_loaded_page(tab: Tab, site: Site) -> None:
+    """An element that is added later does not wait for the page's load event, which is over."""
     site.page("/", '<template>{% hubspot_identify account="idle" %}</template>')
-    visit.log_in("ada")
-    visit.run("document.body.append(document.querySelector('template').content.cloneNode(true))")
-    visit.expect_visitor("ada")
+    tab.log_in("ada")
+    tab.run("document.body.append(document.querySelector('template').content.cloneNode(true))")
+    tab.expect_visitor("ada")
 
 
 # ---- interaction
 
 
-def test_until_somebody_wants_it_there_is_no_request(visit: Visit, site: Site) -> None:
-    """No HubSpot, no question, no call; only our two scripts."""
+def test_hovering_the_button_loads_the_chat(tab: Tab, site: Site) -> None:
+    """Before, the page requests only the app's two scripts. The chat replaces the button, and is not opened."""
     site.page("/", INTERACTION)
-    visit.log_in("ada")
-    expect(button(visit)).to_have_text("Chat with us")
-    visit.run("new Promise(requestIdleCallback)")
-    assert hubspot(site) == []
-    assert site.calls == 0
-    assert site.asked("/static/") == [f"/static/hubspot_identify/{name}.js" for name in ("identify", "launcher")]
-    assert visit.status == {"state": "waiting", "identified": False}
+    tab.log_in("ada")
+    expect(tab.button).to_have_text(labels(tab)["open"])
+    tab.wait_until_idle()
+    assert site.hubspot_requests == []
+    assert site.token_calls == 0
+    assert site.requested("/static/") == [f"/static/hubspot_identify/{name}.js" for name in ("identify", "launcher")]
+    assert tab.status == {"state": "waiting", "identified": False}
+    tab.button.hover()
+    tab.expect_visitor("ada")
+    expect(tab.button).to_have_count(0)
+    expect(tab.chat.locator("#panel")).to_be_hidden()
 
 
-def test_hovering_loads_the_chat_without_opening_it(visit: Visit, site: Site) -> None:
-    """Going near is enough to load; the button makes way for HubSpot's own."""
+def test_keyboard_focuses_and_opens_the_chat(tab: Tab, site: Site) -> None:
+    """Focus loads the chat and stays on the button. Enter opens the chat, which then has the focus."""
     site.page("/", INTERACTION)
-    visit.log_in("ada")
-    button(visit).hover()
-    visit.expect_visitor("ada")
-    expect(button(visit)).to_have_count(0)
-    expect(visit.chat.locator("#panel")).to_be_hidden()
+    tab.log_in("ada")
+    tab.button.wait_for()
+    tab.page.keyboard.press("Tab")
+    tab.wait_for_event("ready")
+    expect(tab.button).to_be_focused()
+    tab.page.keyboard.press("Enter")
+    expect(tab.chat.locator("#panel")).to_be_visible()
+    tab.expect_visitor("ada")
+    expect(tab.page.locator(f"{CONTAINER} iframe")).to_be_focused()
 
 
-def test_the_keyboard_reaches_loads_and_opens(visit: Visit, site: Site) -> None:
-    """Tab loads the chat and takes no focus away; Enter opens it, and who had the button has the chat afterwards."""
-    site.page("/", INTERACTION)
-    visit.log_in("ada")
-    expect(button(visit)).to_be_visible()
-    visit.page.keyboard.press("Tab")
-    visit.wait_heard("ready")
-    expect(button(visit)).to_be_focused()
-    visit.page.keyboard.press("Enter")
-    expect(visit.chat.locator("#panel")).to_be_visible()
-    visit.expect_visitor("ada")
-    expect(visit.page.locator(f"{CONTAINER} iframe")).to_be_focused()
-
-
-def test_the_button_goes_when_the_focus_does(visit: Visit, site: Site) -> None:
-    """Who only came by with the keyboard goes on, and HubSpot's own button is there."""
+def test_button_is_removed_when_it_loses_the_focus(tab: Tab, site: Site) -> None:
+    """A visitor who passes the button with the keyboard goes on, and HubSpot's own button replaces it."""
     site.page("/", f"{INTERACTION}<a href=/>a link</a>")
-    visit.log_in("ada")
-    button(visit).focus()
-    visit.wait_heard("ready")
-    expect(button(visit)).to_be_focused()
-    visit.page.get_by_role("link").focus()
-    expect(button(visit)).to_have_count(0)
-    expect(visit.page.get_by_role("link")).to_be_focused()
-    expect(visit.chat.locator("#panel")).to_be_hidden()
+    tab.log_in("ada")
+    tab.button.focus()
+    tab.wait_for_event("ready")
+    expect(tab.button).to_be_focused()
+    tab.page.get_by_role("link").focus()
+    expect(tab.button).to_have_count(0)
+    expect(tab.page.get_by_role("link")).to_be_focused()
+    expect(tab.chat.locator("#panel")).to_be_hidden()
 
 
-def test_a_button_in_the_head_waits_for_the_body(visit: Visit, site: Site) -> None:
-    """Without PORTAL_ID the tag stands in <head>, and its script may be there before there is a body."""
+def test_tag_in_the_head_waits_for_the_body(tab: Tab, site: Site) -> None:
+    """The script of the button may run before the page has a body."""
     tag = '{% hubspot_identify account="embedded-interaction" %}'
-    site.page("/", f"<head>{tag}<script src=/slow/></script></head><body>{EMBED}</body>")
-    injected = "document.querySelector('script[src*=launcher]') && new Promise(done => setTimeout(done, 300))"
-    slow = hold(visit, "**/slow/")
-    visit.page.goto(site.url("/"), wait_until="commit")
-    visit.page.wait_for_function(injected, polling=50)  # nothing is drawn yet
+    site.page("/", f"<head>{tag}<script src=/slow/></script></head><body>{EMBED_CODE}</body>")
+    has_run = "({target}) => { window.launcherHasRun ||= /launcher/.test(target.src); }"
+    tab.page.add_init_script(f'document.addEventListener("load", {has_run}, true)')
+    slow = tab.hold("**/slow/")
+    tab.page.goto(site.url("/"), wait_until="commit")
+    tab.page.wait_for_function("window.launcherHasRun", polling=20)  # no frame is rendered yet
+    assert not tab.run("document.body")
     slow().fulfill(body="")
-    button(visit).click()
-    expect(visit.chat.locator("#panel")).to_be_visible()
+    tab.button.click()
+    expect(tab.chat.locator("#panel")).to_be_visible()
 
 
-def test_a_press_that_the_chat_comes_over_is_a_click(visit: Visit, site: Site) -> None:
-    """Going near has brought the chat, which is over the button by the time that it is released."""
+def test_press_during_which_the_chat_appears_is_a_click(tab: Tab, site: Site) -> None:
+    """Hovering has loaded the chat, which covers the button when it is released."""
     site.page("/", INTERACTION)
-    loader = hold(visit, "**/sandbox/loader/**")
-    visit.log_in("ada")
-    button(visit).hover()
-    visit.page.mouse.down()
+    loader = tab.hold("**/sandbox/loader/**")
+    tab.log_in("ada")
+    tab.button.hover()
+    tab.page.mouse.down()
     loader().continue_()
-    visit.wait_heard("ready")
-    expect(button(visit)).to_have_count(0)
-    visit.page.mouse.up()
-    expect(visit.chat.locator("#panel")).to_be_visible()
+    tab.wait_for_event("ready")
+    expect(tab.button).to_have_count(0)
+    tab.page.mouse.up()
+    expect(tab.chat.locator("#panel")).to_be_visible()
 
 
-def test_a_click_opens_the_chat_and_says_that_it_is_loading(visit: Visit, site: Site) -> None:
-    """Until the chat is there the button says so, also to those who can't see it."""
+def test_click_opens_the_chat_and_announces_the_loading(tab: Tab, site: Site) -> None:
+    """Until the chat is there, the button and a status message say that it is loading."""
     site.page("/", INTERACTION)
-    loader = hold(visit, "**/sandbox/loader/**")
-    visit.log_in("ada")
-    button(visit).click()
-    expect(button(visit)).to_have_text("The chat is loading…")
-    expect(visit.page.get_by_role("status")).to_have_text("The chat is loading…")
+    loader = tab.hold("**/sandbox/loader/**")
+    tab.log_in("ada")
+    tab.button.click()
+    expect(tab.button).to_have_text(labels(tab)["loading"])
+    expect(tab.page.get_by_role("status")).to_have_text(labels(tab)["loading"])
     loader().continue_()
-    expect(visit.chat.locator("#panel")).to_be_visible()
-    expect(button(visit)).to_have_count(0)
-    assert len(visit.happened("load")) == 1
+    expect(tab.chat.locator("#panel")).to_be_visible()
+    expect(tab.button).to_have_count(0)
+    assert len(tab.logged("load")) == 1
 
 
-@pytest.mark.parametrize("trouble", ["hidden", "blocked"])
-def test_without_a_chat_it_says_so_and_goes(visit: Visit, site: Site, trouble: str) -> None:
-    """Whoever pressed the button is told; then it is out of the way."""
+@pytest.mark.parametrize("reason", ["no chat on this page", "blocked loader"])
+def test_click_without_an_available_chat_shows_a_message(tab: Tab, site: Site, reason: str) -> None:
+    """The message replaces the button, and is removed after six seconds."""
     site.page("/", INTERACTION, loader="chat=none")
-    if trouble == "blocked":
-        visit.page.route("**/sandbox/loader/**", lambda route: route.abort())
-    visit.page.clock.install()
-    visit.log_in("ada")
-    button(visit).click()
-    visit.page.clock.run_for(2000)
-    expect(visit.page.get_by_role("status")).to_have_text("The chat is not available right now.")
-    expect(button(visit)).to_have_count(0)
-    visit.page.clock.run_for(6100)
-    expect(visit.page.locator(".hubspot-identify-launcher")).to_have_count(0)
+    if reason == "blocked loader":
+        tab.block("**/sandbox/loader/**")
+    tab.fake_clock()
+    tab.log_in("ada")
+    tab.button.click()
+    tab.skip(2000)
+    expect(tab.page.get_by_role("status")).to_have_text(labels(tab)["unavailable"])
+    expect(tab.button).to_have_count(0)
+    tab.skip(6100)
+    expect(tab.page.locator(LAUNCHER)).to_have_count(0)
 
 
-def test_without_a_chat_nobody_is_told_who_did_not_ask(visit: Visit, site: Site) -> None:
-    """A pointer that only passed by makes the button go without a word."""
+def test_hovering_without_an_available_chat_removes_the_button(tab: Tab, site: Site) -> None:
+    """A visitor who has not clicked gets no message."""
     site.page("/", INTERACTION, loader="chat=none")
-    visit.log_in("ada")
-    button(visit).hover()
-    expect(visit.page.locator(".hubspot-identify-launcher")).to_have_count(0)
+    tab.log_in("ada")
+    tab.button.hover()
+    expect(tab.page.locator(LAUNCHER)).to_have_count(0)
 
 
-def test_an_endpoint_in_trouble_is_no_reason_to_give_up(visit: Visit, site: Site) -> None:
-    """Without an identity there is a chat all the same."""
+def test_button_opens_an_anonymous_chat_if_the_endpoint_fails(tab: Tab, site: Site) -> None:
+    """The chat is available without an identity."""
     site.page("/", INTERACTION)
-    visit.page.route("**/hubspot/identity/**", lambda route: route.abort())
-    visit.log_in("ada")
-    button(visit).click()
-    expect(visit.chat.locator("#panel")).to_be_visible()
-    visit.expect_visitor("unknown")
+    tab.block(f"**{IDENTITY}**")
+    tab.log_in("ada")
+    tab.button.click()
+    expect(tab.chat.locator("#panel")).to_be_visible()
+    tab.expect_visitor(ANONYMOUS)
 
 
-def test_the_texts_are_translated(visit: Visit, site: Site) -> None:
-    """The button speaks the language that Django has chosen for the page."""
-    with translation.override("de"):
-        expected = translation.gettext("Chat with us")
-    assert expected != "Chat with us"
-    site.page("/", "{% load i18n %}{% language 'de' %}" + INTERACTION + "{% endlanguage %}")
-    visit.go()
-    expect(button(visit)).to_have_text(expected)
-    expect(visit.page.get_by_role("complementary", name=expected)).to_be_visible()
+def test_button_is_translated(tab: Tab, site: Site, settings: Settings, tmp_path: Path) -> None:
+    """The button has the language that Django has chosen for the page. The site may translate its texts itself."""
+    site.page("/en/", INTERACTION)
+    site.page("/de/", "{% load i18n %}{% language 'de' %}" + INTERACTION + "{% endlanguage %}")
+    tab.go("/en/")
+    english = labels(tab)["open"]
+    expect(tab.button).to_have_text(english)
+    folder = tmp_path / "de" / "LC_MESSAGES"
+    folder.mkdir(parents=True)
+    header = 'msgid ""\nmsgstr "Content-Type: text/plain; charset=UTF-8\\n"\n\n'
+    (folder / "django.po").write_text(f'{header}msgid "{english}"\nmsgstr "Fragen Sie uns"\n')
+    subprocess.run([require("msgfmt"), "-o", folder / "django.mo", folder / "django.po"], check=True)
+    settings.LOCALE_PATHS = [str(tmp_path)]
+    tab.go("/de/")
+    expect(tab.button).to_have_text("Fragen Sie uns")
+    expect(tab.page.get_by_role("complementary", name="Fragen Sie uns")).to_be_visible()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_to_complain_of(visit: Visit, site: Site, scheme: str) -> None:
-    """In every state: waiting, focused, loading, unavailable."""
+def test_axe_finds_no_accessibility_violation(tab: Tab, site: Site) -> None:
+    """The button is checked in each state, and in a light and a dark color scheme."""
     axe = require_package("axe-core/axe.min.js")
     site.page(
         "/",
         f'<script src="{axe}"></script><script>document.documentElement.lang = "en"</script>'
         f"<main><h1>A page</h1></main>{INTERACTION}",
     )
-    loader = hold(visit, "**/sandbox/loader/**")
-    visit.page.add_init_script(NO_HURRY)
-    visit.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
-    visit.go()
+    loader = tab.hold("**/sandbox/loader/**")
+    # The message that there is no chat is removed after six seconds, which is too soon on a busy machine.
+    tab.page.add_init_script("""{
+        const later = window.setTimeout;
+        window.setTimeout = (action, delay, ...rest) => later(action, delay >= 6000 ? 600_000 : delay, ...rest);
+    }""")
+    tab.page.emulate_media(reduced_motion="reduce")
+    tab.go()
 
-    def complaints() -> list[str]:
-        found: list[str] = visit.run(
-            "axe.run().then(found => found.violations.map(each => each.id + ': ' + each.nodes.map(n => n.html)))"
-        )
+    def violations() -> list[str]:
+        found: list[str] = []
+        for dark in (True, False):
+            tab.page.emulate_media(color_scheme="dark" if dark else "light")
+            found += tab.run("axe.run().then(found => found.violations.map(({id, nodes}) => `${id} ${nodes[0].html}`))")
         return found
 
-    expect(button(visit)).to_be_visible()
-    assert complaints() == []
-    button(visit).focus()
-    assert complaints() == []
-    button(visit).click()
-    assert complaints() == []
+    tab.button.wait_for()
+    assert violations() == []
+    tab.button.focus()
+    assert violations() == []
+    tab.button.click()
+    assert violations() == []
     loader().abort()
-    expect(visit.page.get_by_role("status")).to_have_text("The chat is not available right now.")
-    expect(visit.page.get_by_role("status")).to_be_focused()
-    assert complaints() == []
+    expect(tab.page.get_by_role("status")).to_have_text(labels(tab)["unavailable"])
+    expect(tab.page.get_by_role("status")).to_be_focused()
+    assert violations() == []
 
 
-def test_the_button_moves_only_for_those_who_like_it(visit: Visit, site: Site) -> None:
-    """prefers-reduced-motion: neither transition nor animation."""
+def test_button_respects_reduced_motion(tab: Tab, site: Site) -> None:
+    """With ``prefers-reduced-motion``, the button has neither transition nor animation."""
     site.page("/", INTERACTION, loader="latency=60000")
 
     def motion() -> list[str]:
-        style = "getComputedStyle(document.querySelector('.hubspot-identify-launcher button'))"
-        found: list[str] = visit.run(f"[{style}.animationName, {style}.transitionDuration]")
+        style = f"getComputedStyle(document.querySelector('{LAUNCHER} button'))"
+        found: list[str] = tab.run(f"[{style}.animationName, {style}.transitionDuration]")
         return found
 
-    visit.go()
-    button(visit).click()
+    tab.go()
+    tab.button.click()
     assert motion() == ["hubspot-identify-launcher", "0.15s, 0.15s"]
-    visit.page.emulate_media(reduced_motion="reduce")
+    tab.page.emulate_media(reduced_motion="reduce")
     assert motion() == ["none", "0s"]
 
 
-def test_the_looks_are_css_variables(visit: Visit, site: Site) -> None:
-    """A site gives the button its colours and place without selectors of ours."""
-    site.page(
-        "/",
-        "<style>:root { --hubspot-identify-background: rgb(1, 2, 3); --hubspot-identify-color: rgb(250, 251, 252);"
-        f" --hubspot-identify-inset: 40px; --hubspot-identify-radius: 5px; }}</style>{INTERACTION}",
-    )
-    visit.go()
-    expect(button(visit)).to_have_css("background-color", "rgb(1, 2, 3)")
-    expect(button(visit)).to_have_css("color", "rgb(250, 251, 252)")
-    expect(button(visit)).to_have_css("border-radius", "5px")
-    expect(visit.page.locator(".hubspot-identify-launcher")).to_have_css("bottom", "40px")
+def test_documented_css_variables_change_the_button(tab: Tab, site: Site) -> None:
+    """The manual's example is applied: each variable changes what its name says."""
+    (css,) = code_blocks("browser", "css")
+    site.page("/", f"<style>{css}</style>{INTERACTION}")
+    tab.go()
+    variables: dict[str, str] = dict(re.findall(r"--hubspot-identify-([a-z-]+): (.+);", css))
+    assert variables.keys() == {"background", "color", "inset", "radius", "font", "z-index"}
+    properties = {"background": "background-color", "inset": "bottom", "radius": "border-radius"}
+    region = tab.page.locator(LAUNCHER)
+    for variable, value in variables.items():
+        name = properties.get(variable, variable)
+        element = region if variable in {"inset", "z-index"} else tab.button
+        expected = tab.run(
+            "([name, value]) => { const element = document.createElement('p'); document.body.append(element);"
+            " element.style.position = 'fixed'; element.style.setProperty(name, value);"
+            " return getComputedStyle(element).getPropertyValue(name); }",
+            [name, value],
+        )
+        expect(element).to_have_css(name, expected)
 
 
-@pytest.mark.parametrize("framework", ["htmx.org/dist/htmx.min.js", "@hotwired/turbo/dist/turbo.es2017-umd.js"])
-@pytest.mark.parametrize("place", ["head", "body"])
-def test_the_button_outlives_a_swapped_body(visit: Visit, site: Site, framework: str, place: str) -> None:
-    """There is one button after every swap and after back, it works, and afterwards none comes back."""
-    script = f'<script src="{require_package(framework)}"></script>'
-    head, foot = (INTERACTION, "") if place == "head" else ("", INTERACTION)
+@pytest.mark.parametrize("package", ["htmx.org/dist/htmx.min.js", "@hotwired/turbo/dist/turbo.es2017-umd.js"])
+def test_button_survives_a_swap_of_the_body(tab: Tab, site: Site, package: str) -> None:
+    """After a swap and after going back there is one button, which works. After its use, none comes back."""
+    script = f'<script src="{require_package(package)}"></script>'
     for path, other in (("/", "/two/"), ("/two/", "/")):
-        body = f'<body hx-boost=true><h1>{path}</h1><a href="{other}">on</a>{foot}</body>'
-        site.page(path, f"{script}{head}{body}")
-    visit.log_in("ada")
-    expect(button(visit)).to_have_count(1)
-    visit.page.get_by_role("link", name="on").click()
-    expect(visit.page.get_by_role("heading", name="/two/")).to_be_visible()
-    expect(button(visit)).to_have_count(1)
-    visit.run("history.back()")
-    expect(visit.page.get_by_role("heading", name="/", exact=True)).to_be_visible()
-    expect(button(visit)).to_have_count(1)
-    assert hubspot(site) == []
-    button(visit).click()
-    expect(visit.chat.locator("#panel")).to_be_visible()
-    visit.run("hubspotIdentify.close()")
-    visit.run("history.forward()")
-    expect(visit.page.get_by_role("heading", name="/two/")).to_be_visible()
-    visit.expect_visitor("ada")
-    expect(button(visit)).to_have_count(0)
+        links = f'<body hx-boost=true><h1>{path}</h1><a href="{other}">on</a>'
+        site.page(path, f"{script}{links}{INTERACTION}</body>")
+    tab.fake_clock()
+    tab.log_in("ada")
+    expect(tab.button).to_have_count(1)
+    tab.page.get_by_role("link", name="on").click()
+    tab.page.get_by_role("heading", name="/two/").wait_for()
+    expect(tab.button).to_have_count(1)
+    tab.run("history.back()")
+    tab.page.get_by_role("heading", name="/", exact=True).wait_for()
+    expect(tab.button).to_have_count(1)
+    assert site.hubspot_requests == []
+    tab.button.click()
+    expect(tab.chat.locator("#panel")).to_be_visible()
+    tab.run("hubspotIdentify.close()")
+    tab.skip(2000)
+    tab.run("history.forward()")
+    tab.page.get_by_role("heading", name="/two/").wait_for()
+    tab.wait_for_log("drawn", 2)
+    tab.skip(2000)
+    tab.expect_visitor("ada")
+    expect(tab.button).to_have_count(0)
 
 
-# ---- by a script
+# ---- by a script of the page
 
 
-def test_manual_waits_for_the_sites_own_consent_manager(visit: Visit, site: Site) -> None:
-    """data-load-on="manual": nothing is asked or loaded until hubspotIdentify.load()."""
+def test_manual_loads_nothing_before_load(tab: Tab, site: Site) -> None:
+    """With ``data-load-on="manual"``, nothing is requested until ``hubspotIdentify.load()`` is called."""
     site.page(
         "/",
-        '<script src="/static/hubspot_identify/identify.js" defer data-endpoint="/hubspot/identity/" '
-        'data-loader="/sandbox/loader/123.js" data-load-on="manual"></script>',
+        f'<script src="/static/hubspot_identify/identify.js" defer data-endpoint="{IDENTITY}" '
+        f'data-loader="{LOADER}" data-load-on="manual"></script>',
     )
-    visit.log_in("ada")
-    visit.run("new Promise(requestIdleCallback)")
-    assert hubspot(site) == []
-    visit.run("hubspotIdentify.load()")
-    visit.expect_visitor("ada")
+    tab.log_in("ada")
+    tab.wait_until_idle()
+    assert site.hubspot_requests == []
+    tab.run("hubspotIdentify.load()")
+    tab.expect_visitor("ada")
 
 
-def test_a_page_without_templates_needs_two_attributes(visit: Visit, site: Site) -> None:
-    """A single-page application of the same origin writes the element by hand."""
-    site.page(
-        "/",
-        '<script src="/static/hubspot_identify/identify.js" defer data-endpoint="/hubspot/identity/" '
-        'data-loader="/sandbox/loader/123.js"></script>',
-    )
-    visit.log_in("ada")
-    visit.expect_visitor("ada")
+def test_load_overrides_a_delay_by_the_page(tab: Tab, site: Site) -> None:
+    """If the page sets ``loadImmediately: false``, ``hubspotIdentify.load()`` loads the chat."""
+    site.page("/", f"<script>window.hsConversationsSettings = {{loadImmediately: false}}</script>{TAG}")
+    tab.log_in("ada")
+    tab.wait_until("window.HubSpotConversations && hsConversationsSettings.identificationToken")
+    assert tab.logged("load") == []
+    tab.run("hubspotIdentify.load()")
+    tab.expect_visitor("ada")
 
 
-def test_load_is_the_pages_own_word(visit: Visit, site: Site) -> None:
-    """Where the page holds the chat back, hubspotIdentify.load() lets it go."""
-    site.page("/", "<script>window.hsConversationsSettings = {loadImmediately: false}</script>{% hubspot_identify %}")
-    visit.log_in("ada")
-    visit.page.wait_for_function("window.HubSpotConversations && hsConversationsSettings.identificationToken")
-    assert visit.happened("load") == []
-    visit.run("hubspotIdentify.load()")
-    visit.expect_visitor("ada")
+# ---- a widget that stays pending
 
 
-# ---- a widget that is stuck
+def test_stuck_chat_is_restarted_after_15_seconds(tab: Tab, site: Site) -> None:
+    """The pending chat is removed, loaded again, and identified."""
+    site.page("/", TAG, loader="api=fail")
+    site.responses = [identity_response("a", ADA)]
+    tab.fake_clock()
+    tab.go()
+    tab.wait_for_log("call failed")
+    tab.run("__hubspotSandbox.knobs.api = ''")
+    tab.skip(17_000)
+    tab.wait_for_log("event")
+    tab.skip(2000)
+    tab.expect_visitor("ada")
+    assert [entry["pending"] for entry in tab.logged("remove")] == [True]
+    assert tab.logged("reset") == []
 
 
-def test_a_stuck_chat_is_brought_back_once(visit: Visit, site: Site) -> None:
-    """After 15 seconds of pending: removed and loaded again, and identified."""
-    site.page("/", "{% hubspot_identify %}", loader="api=fail")
-    site.answers = [answer("a", "ada@example.com")]
-    visit.page.clock.install()
-    visit.go()
-    visit.wait_for("call failed")
-    visit.run("__hubspotSandbox.knobs.api = ''")
-    visit.page.clock.run_for(17_000)
-    visit.wait_for("event")
-    visit.page.clock.run_for(2_000)
-    visit.page.clock.resume()
-    visit.expect_visitor("ada")
-    assert [each["pending"] for each in visit.happened("remove")] == [True]
-    assert visit.happened("reset") == []
-
-
-def test_a_chat_that_stays_stuck_is_given_up(visit: Visit, site: Site) -> None:
-    """Not brought back a second time; the page is told, once."""
-    site.page("/", "{% hubspot_identify %}", loader="api=fail")
-    site.answers = [answer("a", "ada@example.com")]
-    visit.page.clock.install()
-    visit.go()
+def test_chat_that_is_stuck_twice_fails(tab: Tab, site: Site) -> None:
+    """The chat is restarted once. Then the page gets one event."""
+    site.page("/", TAG, loader="api=fail")
+    site.responses = [identity_response("a", ADA)]
+    tab.fake_clock()
+    tab.go()
     for failures in (1, 2):
-        visit.wait_for("call failed", failures)
-        visit.page.clock.run_for(17_000)
-    visit.page.clock.run_for(60_000)
-    assert len(visit.happened("load")) == 2
-    assert visit.run("heard") == [["failed", {"reason": "widget"}]]
+        tab.wait_for_log("call failed", failures)
+        tab.skip(17_000)
+    tab.skip(60_000)
+    assert len(tab.logged("load")) == 2
+    assert tab.run("recordedEvents") == [["failed", {"reason": "widget"}]]
 
 
-def test_a_stuck_chat_in_use_is_left_alone(visit: Visit, site: Site) -> None:
-    """Whoever is typing keeps the chat, though HubSpot never answered what was asked in between."""
-    site.page("/", "{% hubspot_identify %}")
-    site.answers = [answer("a", "ada@example.com")]
-    visit.page.clock.install()
-    visit.go()
-    visit.expect_visitor("ada")
-    visit.run("__hubspotSandbox.knobs.api = 'fail'")
-    visit.page.clock.run_for(2_000)
-    visit.run("hubspotIdentify.refresh()")
-    visit.wait_for("call failed")
-    visit.chat.locator("#launcher").click()
-    visit.chat.get_by_label("Message").fill("half a sen")
-    visit.wait_heard("userInteractedWithWidget")
-    visit.page.clock.run_for(60_000)
-    assert visit.happened("remove") == []
-    expect(visit.chat.get_by_label("Message")).to_have_value("half a sen")
+def test_stuck_chat_in_use_is_not_restarted(tab: Tab, site: Site) -> None:
+    """A visitor who is typing keeps the chat, although HubSpot has not responded to a refresh."""
+    site.page("/", TAG)
+    site.responses = [identity_response("a", ADA)]
+    tab.fake_clock()
+    tab.go()
+    tab.expect_visitor("ada")
+    tab.run("__hubspotSandbox.knobs.api = 'fail'")
+    tab.skip(2000)
+    tab.run("hubspotIdentify.refresh()")
+    tab.skip(100)
+    tab.wait_for_log("call failed")
+    tab.type_message("half a sen")
+    tab.wait_for_event("userInteractedWithWidget")
+    tab.skip(60_000)
+    assert tab.logged("remove") == []
+    expect(tab.chat.get_by_label("Message")).to_have_value("half a sen")
 
 
-def test_a_display_delay_is_no_reason_to_hurry(visit: Visit, site: Site) -> None:
-    """A pending chat is left alone as long as it may yet come."""
-    site.page("/", "{% hubspot_identify %}", loader="delay=5000")
-    site.answers = [answer("a", "ada@example.com")]
-    visit.page.clock.install()
-    visit.go()
-    visit.wait_for("call answered")
-    visit.page.clock.run_for(5_001)
-    visit.page.clock.resume()
-    visit.expect_visitor("ada")
-    assert visit.happened("remove") == visit.happened("reset") == []
-    assert len(visit.happened("load")) == 1
-
-
-def test_the_launcher_is_readable_and_its_variables_are_told() -> None:
-    """Each CSS variable that the first comment promises is used, and no other."""
-    text = Path(find("hubspot_identify/launcher.js")).read_text()
-    comment, code = text.split("*/", 1)
-    used = set(re.findall(r"--hubspot-identify-([a-z-]+)", code))
-    named = comment.split("CSS variables:")[1].replace("--hubspot-identify", "")
-    promised = set(re.findall(r"(?<= -)[a-z]+(?:-[a-z]+)*", named))
-    assert used == promised
+def test_display_delay_causes_no_restart(tab: Tab, site: Site) -> None:
+    """A chat that HubSpot shows after five seconds is pending until then."""
+    site.page("/", TAG, loader="delay=5000")
+    site.responses = [identity_response("a", ADA)]
+    tab.fake_clock()
+    tab.go()
+    tab.wait_for_log("call answered")
+    tab.skip(5001)
+    tab.expect_visitor("ada")
+    assert tab.logged("remove") == tab.logged("reset") == []
+    assert len(tab.logged("load")) == 1

@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pytest
 from pytest_django import Settings
-from support.programs import require
+from support.browser import launch_options
 
-from browser.conftest import Visit
-from browser.site import Site, running_site
+from browser.conftest import ANONYMOUS, Tab
+from browser.site import ADA, GRACE, Site, running_site
 
 pytestmark = pytest.mark.browser
+
+HOST = "127.0.0.1"  # browsers prerender only pages of secure origins
 
 
 @pytest.fixture
 def site(settings: Settings) -> Iterator[Site]:
-    """The site on a loopback address, because browsers prerender only pages of secure origins."""
-    with running_site(settings, "127.0.0.1") as site:
+    with running_site(settings, HOST) as site:
         yield site
 
 
@@ -29,22 +30,22 @@ def speculation_rules(action: str) -> str:
     return f'<script type="speculationrules">{json.dumps(rules)}</script>'
 
 
-@pytest.mark.parametrize("following", ["grace", "unknown"])
-def test_prefetched_inline_page_is_not_trusted(visit: Visit, site: Site, following: str) -> None:
+@pytest.mark.parametrize("following", ["grace", ANONYMOUS])
+def test_prefetched_inline_page_is_not_trusted(tab: Tab, site: Site, following: str) -> None:
     """The user changes between the prefetch and the navigation: the page contains the former one."""
     site.page("/", speculation_rules("prefetch") + "<a href=/next/>next</a>")
     site.page("/next/", '{% hubspot_identify account="inline" %}')
-    visit.log_in("ada")
+    tab.log_in("ada")
     site.wait_for_request("/next/")
-    visit.page.context.clear_cookies(name="user")
-    if following != "unknown":
-        visit.page.context.add_cookies([{"name": "user", "value": following, "domain": "127.0.0.1", "path": "/"}])
-    visit.page.get_by_role("link").click()
-    visit.page.wait_for_url("**/next/")
-    visit.expect_visitor(following)
-    assert visit.run("performance.getEntriesByType('navigation')[0].deliveryType") == "navigational-prefetch"
+    tab.page.context.clear_cookies(name="user")
+    if following != ANONYMOUS:
+        tab.set_cookie("user", following, HOST)
+    tab.page.get_by_role("link").click()
+    tab.page.wait_for_url("**/next/")
+    tab.expect_visitor(following)
+    assert tab.run("performance.getEntriesByType('navigation')[0].deliveryType") == "navigational-prefetch"
     assert site.requests.count("/next/") == 1
-    assert "ada@example.com" not in [each["email"] for each in visit.happened("call")]
+    assert ADA not in tab.emails("call")
 
 
 @pytest.mark.parametrize("account", ["", "inline"])
@@ -67,16 +68,16 @@ def test_prerendered_page_waits_for_its_activation(site: Site, tmp_path: Path, a
         " () => fetch(`/identified/${hsConversationsSettings.identificationEmail}/`));"
         f'</script>{{% hubspot_identify account="{account}" %}}',
     )
-    command = [require("chromium", "chromium-browser", "google-chrome"), "--headless=new", "--no-sandbox"]
-    profile = f"--user-data-dir={tmp_path}"
-    with subprocess.Popen([*command, profile, site.url("/login/ada/?next=/")], stderr=subprocess.DEVNULL) as browser:
+    options = launch_options()
+    command = [options["executable_path"], "--headless=new", *options["args"], f"--user-data-dir={tmp_path}"]
+    with subprocess.Popen([*command, site.url("/login/ada/?next=/")], stderr=subprocess.DEVNULL) as browser:
         try:
             site.wait_for_request("/prerendering/")
-            assert site.asked("/prerendering/") == ["/prerendering/true/"]
-            assert site.asked("/hubspot/") == site.asked("/sandbox/loader/") == []
+            assert site.requested("/prerendering/") == ["/prerendering/true/"]
+            assert site.requested("/hubspot/", "/sandbox/loader/") == []
             site.page("/switch/", "The user changes now.")
             site.wait_for_request("/identified/")
-            assert site.asked("/identified/") == ["/identified/grace@example.com/"]
+            assert site.requested("/identified/") == [f"/identified/{GRACE}/"]
             assert site.requests.count("/next/") == 1
         finally:
             browser.terminate()

@@ -1,4 +1,4 @@
-"""window.hubspotIdentify, the events, and the restraint of identify.js."""
+"""The methods and events of window.hubspotIdentify, and what identify.js keeps to itself."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from playwright.sync_api import expect
 from support.manual import table_of
 from support.programs import require
 
-from browser.conftest import Visit
-from browser.site import Site, answer, require_file
+from browser.conftest import Tab
+from browser.site import ADA, GRACE, TAG, Site, identity_response, require_file
 
 pytestmark = pytest.mark.browser
 
-EVENTS = {
+HUBSPOT_EVENTS = [
     "conversationStarted",
     "conversationClosed",
     "userSelectedThread",
@@ -29,126 +29,7 @@ EVENTS = {
     "widgetLoaded",
     "widgetClosed",
     "quickReplyButtonClick",
-}
-
-
-def test_calls_before_anything_is_loaded_wait(visit: Visit, site: Site) -> None:
-    """open() on a page that has not asked HubSpot for anything yet loads the chat and opens it when it is there."""
-    site.page("/", '{% hubspot_identify account="interaction" %}', loader="delay=300")
-    visit.log_in("ada")
-    visit.run("hubspotIdentify.refresh(); hubspotIdentify.update(); hubspotIdentify.open()")
-    expect(visit.chat.locator("#panel")).to_be_visible()
-    visit.expect_visitor("ada")
-    assert len(visit.happened("load")) == 1
-
-
-def test_close_takes_an_open_back(visit: Visit, site: Site) -> None:
-    """What waits is the last word, not the first."""
-    site.page("/", "{% hubspot_identify %}", loader="delay=300")
-    visit.log_in("ada")
-    visit.run("hubspotIdentify.open(); hubspotIdentify.close()")
-    visit.expect_visitor("ada")
-    visit.wait_heard("identified")
-    expect(visit.chat.locator("#panel")).to_be_hidden()
-
-
-def test_open_and_close(visit: Visit, site: Site) -> None:
-    """They do at once what they say when the chat is there."""
-    site.page("/", "{% hubspot_identify %}")
-    visit.log_in("ada")
-    visit.expect_visitor("ada")
-    visit.run("hubspotIdentify.open()")
-    expect(visit.chat.locator("#panel")).to_be_visible()
-    visit.run("hubspotIdentify.close()")
-    expect(visit.chat.locator("#panel")).to_be_hidden()
-
-
-def test_refresh_lets_hubspot_look_at_the_address_again(visit: Visit, site: Site) -> None:
-    """For pages that change without changing their address; many calls make one."""
-    site.page("/", "{% hubspot_identify %}")
-    visit.log_in("ada")
-    visit.expect_visitor("ada")
-    visit.run("hubspotIdentify.refresh(); hubspotIdentify.refresh()")
-    visit.wait_for("call answered", 2)
-    assert len(visit.happened("refresh")) == 1
-    assert visit.happened("throttled") == []
-
-
-def test_the_events_of_hubspot_bubble_with_their_detail(visit: Visit, site: Site) -> None:
-    """Each documented one, once, also after a reset has made a new emitter."""
-    site.page("/", "{% hubspot_identify %}")
-    site.answers = [answer("a", "ada@example.com"), answer("g", "grace@example.com")]
-    visit.go()
-    for name in ("ada", "grace"):
-        visit.expect_visitor(name)
-        visit.run("heard.length = 0")
-        for event in EVENTS:
-            visit.run("event => __hubspotSandbox.emit(event, {of: event})", event)
-        told = [each for each in visit.run("heard") if each[0] in EVENTS]
-        assert sorted(told) == sorted([event, {"of": event}] for event in EVENTS)
-        visit.run("hubspotIdentify.update()")
-
-
-def test_no_detail_of_ours_tells_who_it_is(visit: Visit, site: Site) -> None:
-    """Any script of the page hears our events, so neither address nor token is in them, nor in status()."""
-    site.page("/", "{% hubspot_identify %}")
-    visit.log_in("ada")
-    visit.expect_visitor("ada")
-    visit.wait_heard("identified")
-    token = visit.settings["identificationToken"]
-    said = repr(visit.run("heard")) + repr(visit.status) + visit.run("Object.keys(hubspotIdentify).join()")
-    assert "ada@" not in said
-    assert token not in said
-
-
-def test_one_global_and_hubspots_own(visit: Visit, site: Site) -> None:
-    """The script leaves one name in the page, beside those by which HubSpot is spoken to."""
-    site.page("/", "{% hubspot_identify %}")
-    visit.page.add_init_script("if (window.top === window) window.before = new Set(Object.keys(window))")
-    visit.log_in("ada")
-    visit.expect_visitor("ada")
-    names = visit.run("Object.keys(window).filter(name => !before.has(name) && isNaN(name))")  # frames have numbers
-    added = set(names) - {"before", "__hubspotSandbox"}
-    assert added == {
-        "hubspotIdentify",
-        "hsConversationsSettings",
-        "hsConversationsOnReady",
-        "HubSpotConversations",
-    }
-    assert set(visit.run("Object.keys(hubspotIdentify)")) == {
-        "load",
-        "open",
-        "close",
-        "refresh",
-        "update",
-        "reset",
-        "status",
-    }
-
-
-def test_nothing_of_an_identity_is_kept_or_sent_by_us(visit: Visit, site: Site) -> None:
-    """No storage, cookie or address of ours has e-mail or token; what is remembered is the opaque subject."""
-    site.page("/", "{% hubspot_identify %}")
-    urls: list[str] = []
-    visit.page.on("request", lambda request: urls.append(request.url))
-    visit.log_in("ada")
-    visit.expect_visitor("ada")
-    token = visit.settings["identificationToken"]
-    kept = repr(visit.run("[{...localStorage}, {...sessionStorage}, document.cookie, location.href]"))
-    assert visit.run("Object.keys(localStorage)") == ["hubspot-identify:subject"]
-    sent = " ".join(url for url in urls if "/sandbox/" not in url)
-    for secret in ("ada@", "ada%40", token):
-        assert secret not in kept
-        assert secret not in sent
-
-
-SCRIPTS = ["identify.js", "launcher.js"]
-
-
-def source(name: str) -> str:
-    return Path(find(f"hubspot_identify/{name}")).read_text()
-
-
+]
 #: Prints the positions of all comments of the script on standard input.
 FIND_COMMENTS = """
     const comments = [];
@@ -156,6 +37,93 @@ FIND_COMMENTS = """
     require(process.argv[1]).parse(require("fs").readFileSync(0, "utf-8"), {ecmaVersion: "latest", onComment});
     console.log(JSON.stringify(comments));
 """
+
+
+def test_open_before_loading_loads_and_opens_the_chat(tab: Tab, site: Site) -> None:
+    """Methods can be called on a page that has not requested anything yet. The chat is loaded once, and opens."""
+    site.page("/", '{% hubspot_identify account="interaction" %}', loader="delay=300")
+    tab.log_in("ada")
+    tab.run("hubspotIdentify.refresh(); hubspotIdentify.update(); hubspotIdentify.open()")
+    expect(tab.chat.locator("#panel")).to_be_visible()
+    tab.expect_visitor("ada")
+    assert len(tab.logged("load")) == 1
+
+
+def test_open_and_close(tab: Tab, site: Site) -> None:
+    """While the chat is loading, the last call counts. Afterwards, each call takes effect at once."""
+    site.page("/", TAG, loader="delay=300")
+    tab.log_in("ada")
+    tab.run("hubspotIdentify.open(); hubspotIdentify.close()")
+    tab.expect_visitor("ada")
+    tab.wait_for_event("identified")
+    panel = tab.chat.locator("#panel")
+    expect(panel).to_be_hidden()
+    tab.run("hubspotIdentify.open()")
+    expect(panel).to_be_visible()
+    tab.run("hubspotIdentify.close()")
+    expect(panel).to_be_hidden()
+
+
+def test_several_calls_of_refresh_make_one_refresh(tab: Tab, site: Site) -> None:
+    """A page that changes without a new address has HubSpot select the chatflow again."""
+    site.page("/", TAG)
+    tab.fake_clock()
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    tab.run("hubspotIdentify.refresh(); hubspotIdentify.refresh()")
+    tab.skip(2000)
+    tab.wait_for_log("call answered", 2)
+    assert len(tab.logged("refresh")) == 1
+    assert tab.logged("throttled") == []
+
+
+def test_hubspot_events_are_passed_on_with_their_detail(tab: Tab, site: Site) -> None:
+    """Each documented event is emitted once, also after a reset, which replaces HubSpot's event emitter."""
+    site.page("/", TAG)
+    site.responses = [identity_response("a", ADA), identity_response("g", GRACE)]
+    tab.go()
+    for name in ("ada", "grace"):
+        tab.expect_visitor(name)
+        tab.run("recordedEvents.length = 0")
+        tab.run("names => names.forEach(name => __hubspotSandbox.emit(name, {of: name}))", HUBSPOT_EVENTS)
+        events = [event for event in tab.run("recordedEvents") if event[0] in HUBSPOT_EVENTS]
+        assert events == [[name, {"of": name}] for name in HUBSPOT_EVENTS]
+        tab.run("hubspotIdentify.update()")
+
+
+def test_other_scripts_see_no_identity(tab: Tab, site: Site) -> None:
+    """Events, status, storage and URLs contain neither address nor token. Only the opaque subject is stored."""
+    site.page("/", TAG)
+    urls: list[str] = []
+    tab.page.on("request", lambda request: urls.append(request.url))
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    tab.wait_for_event("identified")
+    token = tab.settings["identificationToken"]
+    visible = repr([tab.run("recordedEvents"), tab.status, tab.run("Object.keys(hubspotIdentify)")])
+    stored = repr(tab.run("[{...localStorage}, {...sessionStorage}, document.cookie, location.href]"))
+    sent = " ".join(url for url in urls if "/sandbox/" not in url)
+    for secret in ("ada@", "ada%40", token):
+        assert secret not in visible + stored + sent
+    assert tab.run("Object.keys(localStorage)") == ["hubspot-identify:subject"]
+
+
+def test_script_defines_one_global_with_the_documented_methods(tab: Tab, site: Site) -> None:
+    """Besides window.hubspotIdentify, only HubSpot's own names are added to the page."""
+    site.page("/", TAG)
+    tab.page.add_init_script("if (window.top === window) window.before = new Set(Object.keys(window))")
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    names = tab.run("Object.keys(window).filter(name => !before.has(name) && isNaN(name))")  # frames have numbers
+    assert set(names) - {"before", "__hubspotSandbox"} == {
+        "hubspotIdentify",
+        "hsConversationsSettings",
+        "hsConversationsOnReady",
+        "HubSpotConversations",
+    }
+    documented = {name for row in table_of("browser") for name in re.findall(r"(\w+)\(", row[0])}
+    assert set(tab.run("Object.keys(hubspotIdentify)")) == documented
+    assert documented == {"load", "open", "close", "refresh", "update", "reset", "status"}
 
 
 def without_comments(text: str) -> str:
@@ -166,25 +134,9 @@ def without_comments(text: str) -> str:
     return "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
 
 
-def test_manual_documents_the_methods(visit: Visit, site: Site) -> None:
-    """The page on the browser lists the methods that the script provides."""
-    site.page("/", "{% hubspot_identify %}")
-    visit.go()
-    documented = {name for row in table_of("browser") for name in re.findall(r"(\w+)\(", row[0])}
-    assert set(visit.run("Object.keys(hubspotIdentify)")) == documented
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", ["identify.js", "launcher.js"])
 def test_script_is_small(name: str) -> None:
     """A script has at most 5,000 bytes, compressed and without its comments."""
-    code = without_comments(source(name))
-    assert len(gzip.compress(code.encode(), 9)) <= 5000
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_the_scripts_make_no_code_or_markup_of_text(name: str) -> None:
-    """No eval, no markup from text, nothing imported, and no line that nobody could read."""
-    text = source(name)
-    assert not re.findall(r"\beval\b|\bFunction\(|innerHTML|outerHTML|insertAdjacent|document\.write|\bimport\b", text)
-    assert text.startswith("/**\n")
-    assert max(map(len, text.splitlines())) <= 120
+    path = find(f"hubspot_identify/{name}")
+    assert path
+    assert len(gzip.compress(without_comments(Path(path).read_text()).encode(), 9)) <= 5000

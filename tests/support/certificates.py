@@ -10,14 +10,14 @@ import trustme
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """PEM files: of the authority, and of the server with its key."""
+    """The paths of two PEM files: the authority's certificate, and the server's certificate with its key."""
 
     authority: Path
     server: Path
 
 
 def new_certificate(folder: Path) -> Certificate:
-    """Write a certificate for this machine and HubSpot's host."""
+    """Write a certificate for 127.0.0.1 and for the host of HubSpot's API."""
     authority = trustme.CA()
     certificate = Certificate(folder / "authority.pem", folder / "server.pem")
     authority.cert_pem.write_to_path(str(certificate.authority))
