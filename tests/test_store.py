@@ -123,6 +123,21 @@ def test_slow_cache_is_bypassed(
     assert [(record.name, record.levelno) for record in caplog.records] == [("hubspot_identify.store", logging.WARNING)]
 
 
+def test_copy_from_an_outage_is_dropped_when_the_cache_has_a_newer_value(
+    faulty_cache: type[FaultyCache], clock: Clock
+) -> None:
+    """When another process deletes the newer value, this process does not return the older one from its memory."""
+    store = Store("default")
+    faulty_cache.instead["set"] = refused
+    store.set("key", "older", 60)
+    assert store.get("key") == "older"
+    faulty_cache.reset()
+    clock.pass_by(PAUSE + 1)
+    store.set("key", "newer", 60)
+    caches["default"].delete("key")
+    assert store.get("key") is None
+
+
 def test_first_operations_of_a_process_may_be_slow(
     faulty_cache: type[FaultyCache], clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
