@@ -33,11 +33,6 @@ hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_c
 hypothesis.settings.load_profile("untimed")
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores, because many tests wait for clocks and for other programs."""
-    return (os.cpu_count() or 1) + 1
-
-
 @pytest.fixture(autouse=True)
 def stay_on_this_machine() -> Iterator[None]:
     """A connection to another machine fails the test, even if the code under test catches the exception."""
