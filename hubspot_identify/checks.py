@@ -100,7 +100,7 @@ def _account_problems(accounts: Mapping[Any, Any]) -> Iterator[CheckMessage]:
         try:
             account_overrides(name, overrides)
         except ConfigurationError as error:
-            yield _setting_error(error)
+            yield _setting_error(error.problem, error.hint)
 
 
 def _problems_of_all(source: object) -> Iterator[CheckMessage]:
@@ -120,11 +120,11 @@ def _setting_problem(source: object, account: str, where: str, shared: str | Non
         problem = error.problem
         if error.setting != shared and not problem.startswith(where):
             problem = problem.replace("HUBSPOT_IDENTIFY", where, 1)
-        yield _setting_error(error, problem)
+        yield _setting_error(problem, error.hint)
 
 
-def _setting_error(error: ConfigurationError, problem: str = "") -> CheckMessage:
-    return Error(problem or error.problem, hint=error.hint, id="hubspot_identify.E001")
+def _setting_error(problem: str, hint: str) -> CheckMessage:
+    return Error(problem, hint=hint, id="hubspot_identify.E001")
 
 
 def _option_problems(options: Mapping[Any, Any], where: str) -> Iterator[CheckMessage]:
