@@ -23,6 +23,7 @@ from django.test import AsyncClient, Client
 from django.urls import include, path
 from django.utils.decorators import async_only_middleware
 from pytest_django import Settings
+from support.logs import logged
 from support.pages import ENGINES, EXTENSION, ada, keep_token, render_django, request_by, script_attributes, subject_for
 
 from hubspot_identify import services
@@ -106,11 +107,6 @@ def user(client: Client, async_client: AsyncClient) -> User:
 
 def deliver(settings: Settings, delivery: str) -> None:
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "DELIVERY": delivery}
-
-
-def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, int]]:
-    """The logger and the level of each record of the app."""
-    return [(name, level) for name, level, _ in caplog.record_tuples if name.startswith("hubspot_identify")]
 
 
 def page(async_client: AsyncClient, url: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ import pytest
 from django.core.cache import caches
 from django.db import connections
 from support.clocks import GENEROUS_TIMEOUT, SLACK, once_in_time
+from support.logs import logged
 from support.server import TokenServer
 
 from hubspot_identify import background
@@ -196,7 +197,7 @@ def test_number_of_abandoned_threads_is_limited(workers: Workers, gate: Gate, ca
     gate.opened.set()
     assert workers.join(GENEROUS_TIMEOUT)
     assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
-    assert [(record.name, record.levelno) for record in caplog.records] == [(background.__name__, logging.WARNING)]
+    assert logged(caplog) == [(background.__name__, logging.WARNING)]
 
 
 def test_call_is_aborted_after_its_deadline(
@@ -261,7 +262,7 @@ def test_job_whose_thread_cannot_start_is_refused(
         assert [workers.submit("key", quick, GENEROUS_TIMEOUT) for _ in range(SLOTS + 1)] == [None] * (SLOTS + 1)
     assert [job and job.wait(GENEROUS_TIMEOUT) for job in joined] == [None] * (SLOTS + 1)
     assert None not in joined
-    assert [(record.name, record.levelno) for record in caplog.records] == [(background.__name__, logging.ERROR)]
+    assert logged(caplog) == [(background.__name__, logging.ERROR)]
     assert callbacks == []
     assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
     assert callbacks == [True]

@@ -17,6 +17,7 @@ from django.db import connection
 from django.http import HttpResponse
 from django.urls import clear_script_prefix, include, path, re_path, set_script_prefix
 from pytest_django import Settings
+from support.site import urlconf
 
 from hubspot_identify.checks import TAG, check_settings
 from hubspot_identify.conf import get_config
@@ -41,13 +42,6 @@ UPDATE_CACHE = "django.middleware.cache.UpdateCacheMiddleware"
 
 def ids(messages: list[CheckMessage]) -> list[str]:
     return [str(message.id).removeprefix("hubspot_identify.") for message in messages]
-
-
-def urlconf(*patterns: Any) -> Any:
-    """Return a URLconf, for ``ROOT_URLCONF``."""
-    module: Any = types.ModuleType("urls_of_a_site")
-    module.urlpatterns = list(patterns)
-    return module
 
 
 @pytest.fixture(autouse=True)

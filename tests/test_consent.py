@@ -38,7 +38,7 @@ def test_recipe_works_with_django_cookie_consent() -> None:
 )
 def test_cookie_of_a_consent_manager_decides(cookie: str | None, allowed: bool) -> None:
     """The callable of the manual accepts only the exact name in the cookie."""
-    (block,) = [block for block in code_blocks("consent") if "COOKIES" in block]
+    (block,) = [block for block in code_blocks("docs/consent") if "COOKIES" in block]
     names: dict[str, Any] = {}
     exec(block, names)
     request = HttpRequest()

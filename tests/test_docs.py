@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
@@ -33,45 +32,31 @@ from docutils import nodes
 from docutils.core import publish_doctree
 from pytest_django import Settings
 from readme_renderer import rst
+from support.manual import ROOT, code_blocks, text_of, tree_of
 from support.server import TokenServer
+from support.site import urlconf
 
 import hubspot_identify
 from hubspot_identify import checks
 from hubspot_identify.conf import DEFAULT_VISITOR, KEYS, Config, build_config
 from hubspot_identify.visitors import Visitor
 
-ROOT = Path(__file__).parents[1]
 DOTTED_PATH = r"[`\"](hubspot_identify(?!\.[EW]\d)(?:\.\w+)+)[`\"]"
 BUILT = ("changelog", "contributing", "index", "reference", "security")
-README = (ROOT / "README.rst").read_text("utf-8")
-#: The manual; those of its pages that only Sphinx understands, or that only include others, aside.
-PAGES = ["README.rst", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.rst") if path.stem not in BUILT)]
+README = text_of("README")
+#: The pages of the manual, without those that only Sphinx can parse and those that only include other pages.
+PAGES = ["README", *sorted(f"docs/{path.stem}" for path in (ROOT / "docs").glob("*.rst") if path.stem not in BUILT)]
+NOXFILE = ast.parse((ROOT / "noxfile.py").read_text("utf-8"))
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
 
 def matrix() -> dict[str, str]:
     """The supported Django versions by Python version, from the noxfile."""
     (value,) = (
-        node.value
-        for node in ast.parse((ROOT / "noxfile.py").read_text("utf-8")).body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MATRIX"
+        node.value for node in NOXFILE.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MATRIX"
     )
     versions: dict[str, str] = ast.literal_eval(value)
     return versions
-
-
-@cache
-def tree_of(page: str) -> nodes.document:
-    """A page as docutils parses it. Its warnings are errors."""
-    overrides = {"syntax_highlight": "none", "report_level": 2, "halt_level": 2}
-    return publish_doctree((ROOT / page).read_text("utf-8"), settings_overrides=overrides)
-
-
-def code_blocks(language: str, *pages: str) -> list[str]:
-    """The code blocks in a language."""
-    trees = [tree_of(page) for page in pages or ["README.rst"]]
-    found = [block for tree in trees for block in tree.findall(nodes.literal_block)]
-    return [block.astext() for block in found if language in block["classes"]]
 
 
 def names_in(block: str) -> set[str]:
@@ -83,12 +68,12 @@ def names_in(block: str) -> set[str]:
 
 def block_with(*names: str) -> str:
     """The first Python block of the README that assigns, adds to or imports all of these names."""
-    return next(block for block in code_blocks("python") if names_in(block) >= set(names))
+    return next(block for block in code_blocks("README") if names_in(block) >= set(names))
 
 
 def table_rows(corner: str) -> list[list[str]]:
     """The rows of the README's table whose first column has this heading. No two begin with the same text."""
-    tables = {table.next_node(nodes.entry).astext(): table for table in tree_of("README.rst").findall(nodes.table)}
+    tables = {table.next_node(nodes.entry).astext(): table for table in tree_of("README").findall(nodes.table)}
     (body,) = tables[corner].findall(nodes.tbody)
     rows = [[entry.astext() for entry in row.children] for row in body.children]
     assert len({row[0] for row in rows}) == len(rows)
@@ -133,7 +118,7 @@ def types_of(key: str, hint: Any) -> set[str]:
 
 def test_python_blocks_parse_and_name_what_exists() -> None:
     """Every Python block of the manual is valid, and the app has each name it imports and each setting it uses."""
-    for node in (node for block in code_blocks("python", *PAGES) for node in ast.walk(ast.parse(block))):
+    for node in (node for page in PAGES for block in code_blocks(page) for node in ast.walk(ast.parse(block))):
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("hubspot_identify"):
             module = import_module(str(node.module))
             for alias in node.names:
@@ -143,12 +128,6 @@ def test_python_blocks_parse_and_name_what_exists() -> None:
                 keys = each.keys if isinstance(each, ast.Dict) else []
                 names = [key.value for key in keys if isinstance(key, ast.Constant) and str(key.value).isupper()]
                 assert set(names) <= set(KEYS)
-
-
-def urlconf(*patterns: Any) -> ModuleType:
-    module = ModuleType("urls_of_a_site")
-    vars(module)["urlpatterns"] = list(patterns)
-    return module
 
 
 OWN_URLS = path("", include("hubspot_identify.urls"))
@@ -206,7 +185,7 @@ def test_table_of_checks_lists_every_check(settings: Settings, monkeypatch: pyte
 def test_links_to_files_lead_to_files() -> None:
     """Each file that a page links, shows or includes is in the repository."""
     for page in PAGES:
-        text, folder = (ROOT / page).read_text("utf-8"), (ROOT / page).parent
+        text, folder = text_of(page), (ROOT / page).parent
         targets = re.findall(r"<([\w./-]+\.(?:rst|py))>`__", text)
         targets += re.findall(r"\.\. (?:image|include):: (\S+)", text)
         assert [target for target in targets if not (folder / target).is_file()] == []
@@ -214,7 +193,7 @@ def test_links_to_files_lead_to_files() -> None:
 
 def test_pictures_are_small_and_used() -> None:
     """Each picture is shown on a page, and none has more than 150 kB."""
-    shown = {path for page in PAGES for path in re.findall(r"images/([\w.-]+)", (ROOT / page).read_text("utf-8"))}
+    shown = {path for page in PAGES for path in re.findall(r"images/([\w.-]+)", text_of(page))}
     sizes = {path.name: path.stat().st_size for path in (ROOT / "docs/images").iterdir()}
     assert set(sizes) == shown
     assert max(sizes.values()) < 150_000
@@ -222,7 +201,7 @@ def test_pictures_are_small_and_used() -> None:
 
 def test_every_page_is_in_the_contents() -> None:
     """Sphinx's table of contents has each page of docs/ once."""
-    listed = re.findall(r"^   (\w+)$", (ROOT / "docs/index.rst").read_text("utf-8"), re.MULTILINE)
+    listed = re.findall(r"^   (\w+)$", text_of("docs/index"), re.MULTILINE)
     assert sorted(listed) == sorted({path.stem for path in (ROOT / "docs").glob("*.rst")} - {"index"})
 
 
@@ -230,7 +209,7 @@ def test_every_page_is_in_the_contents() -> None:
 @pytest.mark.skipif(not (shutil.which("node") or os.environ.get("CI")), reason="Node.js is not installed")
 def test_javascript_blocks_parse(tmp_path: Path) -> None:
     """Every JavaScript block of the manual is valid."""
-    blocks = code_blocks("javascript", *PAGES)
+    blocks = [block for page in PAGES for block in code_blocks(page, "javascript")]
     assert blocks
     for block in blocks:
         file = tmp_path / "block.mjs"
@@ -241,7 +220,7 @@ def test_javascript_blocks_parse(tmp_path: Path) -> None:
 
 def test_dotted_paths_can_be_imported() -> None:
     """The app has each dotted path that the manual names."""
-    paths = {path for page in PAGES for path in re.findall(DOTTED_PATH, (ROOT / page).read_text("utf-8"))}
+    paths = {path for page in PAGES for path in re.findall(DOTTED_PATH, text_of(page))}
     assert "hubspot_identify.middleware.IdentifiedPageMiddleware" in paths
     for dotted in paths:
         try:
@@ -252,8 +231,9 @@ def test_dotted_paths_can_be_imported() -> None:
 
 def test_template_blocks_compile() -> None:
     """Django compiles every template of the manual."""
-    for block in code_blocks("html+django", *PAGES):
-        Template(block)
+    for page in PAGES:
+        for block in code_blocks(page, "html+django"):
+            Template(block)
 
 
 @pytest.mark.parametrize("key", ["", "secret-of-the-site"])
@@ -284,7 +264,7 @@ def test_settings_of_the_sandbox_extend_those_of_the_quick_start() -> None:
     names: dict[str, Any] = {"path": path, "include": include, "urlpatterns": []}
     exec(block_with("HUBSPOT_IDENTIFY", "INSTALLED_APPS"), names)
     with override_settings(DEBUG=True):
-        for block in (block for block in code_blocks("python") if "hubspot_identify.sandbox" in block):
+        for block in (block for block in code_blocks("README") if "hubspot_identify.sandbox" in block):
             exec(block, names)
     assert names["INSTALLED_APPS"] == ["hubspot_identify", "hubspot_identify.sandbox"]
     config = build_config(names["HUBSPOT_IDENTIFY"])
@@ -322,7 +302,7 @@ def test_versions_agree() -> None:
 
 def test_changelog_begins_with_this_version() -> None:
     """The first section of the changelog is about the version of the code."""
-    text = (ROOT / "CHANGELOG.rst").read_text("utf-8")
+    text = text_of("CHANGELOG")
     document = publish_doctree(text, settings_overrides={"doctitle_xform": False})
     _, newest, *_ = document.findall(nodes.section)
     assert newest[0].astext().partition(" ")[0] == hubspot_identify.__version__
@@ -341,8 +321,7 @@ def test_readme_has_one_command_for_the_demo_and_one_for_the_tests(command: str,
 
 def test_nox_sessions_of_contributing_exist() -> None:
     """The noxfile has each session that CONTRIBUTING names."""
-    named = re.findall(r"nox -s (\w+)", (ROOT / "CONTRIBUTING.rst").read_text("utf-8"))
-    tree = ast.parse((ROOT / "noxfile.py").read_text("utf-8"))
-    sessions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.decorator_list}
+    named = re.findall(r"nox -s (\w+)", text_of("CONTRIBUTING"))
+    sessions = {node.name for node in NOXFILE.body if isinstance(node, ast.FunctionDef) and node.decorator_list}
     assert named
     assert set(named) <= sessions

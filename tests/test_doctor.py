@@ -23,8 +23,9 @@ from django.core.management import CommandError, call_command
 from django.http import HttpResponseRedirect
 from django.urls import include, path
 from pytest_django import Settings
+from support.app_settings import configure
 from support.server import TokenServer, TokenServerProcess
-from support.site import serving_site
+from support.site import serving_site, urlconf
 
 from hubspot_identify import client, csp, doctor
 from hubspot_identify.breaker import get_breaker
@@ -39,11 +40,10 @@ KEY = "pat-na1-secret-of-the-site"
 EMAIL = "ada@example.com"
 GUIDE = "https://developers.hubspot.com/docs/api-reference/conversations-visitor-identification-v3/guide"
 SCOPE = "conversations.visitor_identification.tokens.create"
-SITE: Any = types.ModuleType("site_with_sandbox")
-SITE.urlpatterns = [
+SITE = urlconf(
     path("hubspot/", include("hubspot_identify.urls")),
     path("sandbox/", include("hubspot_identify.sandbox.urls")),
-]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -73,11 +73,6 @@ def no_users(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) ->
     """Skip the check of the users in tests without a database."""
     if "db" not in request.fixturenames:
         monkeypatch.setattr(doctor, "look_at_users", lambda visitor, config: ())
-
-
-def configure(settings: Settings, **values: Any) -> None:
-    """Change some of the app's settings."""
-    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, **values}
 
 
 def run(*arguments: str) -> tuple[int, str, str]:

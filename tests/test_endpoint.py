@@ -14,6 +14,7 @@ from django.contrib.auth.models import User
 from django.http import HttpResponse
 from django.test import AsyncClient, Client
 from pytest_django import Settings
+from support.app_settings import configure
 from support.pages import ada, grace, keep_token, subject_for
 
 from hubspot_identify.exceptions import ConfigurationError, UnknownAccountError
@@ -69,11 +70,6 @@ def content_of(response: HttpResponse) -> Any:
     return content
 
 
-def change(settings: Settings, **changes: object) -> None:
-    """Change some of the app's settings."""
-    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, **changes}
-
-
 # The response
 
 
@@ -121,7 +117,7 @@ def test_cached_token_is_not_sent_if_the_settings_exclude_the_user(
     fetch: Fetch, settings: Settings, known: dict[str, Any], values: dict[str, object]
 ) -> None:
     """If the chat is disabled or the address is not verified, the response is that for an anonymous visitor."""
-    change(settings, **values)
+    configure(settings, **values)
     assert content_of(fetch()) == ANONYMOUS
 
 
@@ -254,7 +250,7 @@ def test_only_the_session_decides(
     fetch: Fetch, settings: Settings, known: dict[str, Any], claim: dict[str, dict[str, str]]
 ) -> None:
     """No parameter and no header of the client changes the response."""
-    change(settings, **ACCOUNTS)
+    configure(settings, **ACCOUNTS)
     keep_token(ada())
     keep_token(grace())
     plain, claimed = fetch(), fetch(**claim)
@@ -284,11 +280,11 @@ def test_only_the_session_cookie_is_read(fetch: Fetch, client: Client, known: di
 
 def test_each_account_has_its_own_token_and_subject(fetch: Fetch, settings: Settings, known: dict[str, Any]) -> None:
     """The URL or ``CHOOSE_ACCOUNT`` selects the account."""
-    change(settings, **ACCOUNTS)
+    configure(settings, **ACCOUNTS)
     identity = keep_token(ada(), "token-of-eu", account="eu")
     assert content_of(fetch(f"{URL}eu/")) == {"subject": subject_for(ada(), "eu"), "identity": identity}
     assert content_of(fetch(f"{URL}eu/"))["subject"] != known["subject"]
-    change(settings, CHOOSE_ACCOUNT=lambda request: "eu")
+    configure(settings, CHOOSE_ACCOUNT=lambda request: "eu")
     keep_token(ada(), "token-of-eu", account="eu")
     assert content_of(fetch())["identity"] == identity
 
@@ -298,7 +294,7 @@ def test_visitor_of_an_unknown_account_is_anonymous(
     fetch: Fetch, settings: Settings, known: dict[str, Any], caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     """A URL with an unknown account logs nothing and raises nothing, even with ``DEBUG``."""
-    change(settings, **ACCOUNTS)
+    configure(settings, **ACCOUNTS)
     for debug in (False, True):
         settings.DEBUG = debug
         assert content_of(fetch(f"{URL}{name}/")) == ANONYMOUS
@@ -311,7 +307,7 @@ def test_unknown_account_cannot_be_distinguished_from_a_known_one(
 ) -> None:
     """Anonymous visitors get the same status, body, headers and cookies, also with a stale session cookie."""
     choose = {"CHOOSE_ACCOUNT": lambda request: request.headers["X-Tenant"]} if chosen else {}
-    change(settings, **ACCOUNTS, **choose)
+    configure(settings, **ACCOUNTS, **choose)
     responses = []
     for name in ("eu", "us"):
         client.cookies.clear()
@@ -331,7 +327,7 @@ def test_configuration_error_is_logged_once_and_raised_with_debug(
     fetch: Fetch, settings: Settings, caplog: pytest.LogCaptureFixture, setting: str, value: object
 ) -> None:
     """In production the status is 503 without an identity."""
-    change(settings, **{setting: value})
+    configure(settings, **{setting: value})
     responses = [fetch() for _ in range(3)]
     assert [(response.status_code, json.loads(response.content)) for response in responses] == [(503, ANONYMOUS)] * 3
     assert responses[0].headers["Cache-Control"] == "private, no-store"
@@ -348,7 +344,7 @@ def test_chosen_account_that_does_not_exist_is_logged_once_and_raised_with_debug
     fetch: Fetch, settings: Settings, known: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """In production the visitor is anonymous."""
-    change(settings, CHOOSE_ACCOUNT=lambda request: "us")
+    configure(settings, CHOOSE_ACCOUNT=lambda request: "us")
     assert [content_of(fetch()) for _ in range(3)] == [ANONYMOUS] * 3
     (record,) = [record for record in caplog.records if record.levelno > logging.DEBUG]
     assert (record.name, record.levelno) == ("hubspot_identify.views", logging.ERROR)

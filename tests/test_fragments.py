@@ -25,6 +25,7 @@ from django.utils.safestring import mark_safe
 from django.views.decorators.cache import never_cache
 from django.views.generic import View
 from pytest_django import Settings
+from support.logs import logged
 from support.pages import EXTENSION, ada, grace, keep_token, render_django, request_by, script_attributes
 
 from hubspot_identify import services, widget
@@ -275,11 +276,6 @@ def configure(settings: Settings) -> Callable[..., None]:
 
 
 Configure = Callable[..., None]
-
-
-def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, int]]:
-    """The logger and the level of each record."""
-    return [(name, level) for name, level, _ in caplog.record_tuples]
 
 
 ONE_ERROR = [("hubspot_identify.widget", logging.ERROR)]

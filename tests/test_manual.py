@@ -31,7 +31,7 @@ from hubspot_identify.visitors import Visitor
 
 def test_log_table_lists_every_logger() -> None:
     """The table has each module of the app that logs, and only levels that exist."""
-    rows = table_of("observability")
+    rows = table_of("docs/observability")
     modules = pkgutil.iter_modules(hubspot_identify.__path__, "hubspot_identify.")
     loggers = [getattr(import_module(module.name), "logger", None) for module in modules]
     assert {name for name, _, _ in rows} == {logger.name for logger in loggers if logger}
@@ -42,7 +42,7 @@ def test_receivers_of_the_example_count_tokens_and_failures(hubspot: TokenServer
     """The receivers to copy accept the arguments with which the signals are sent."""
     metrics = Mock()
     names: dict[str, Any] = {"metrics": metrics}
-    exec(code_blocks("observability")[1], names)
+    exec(code_blocks("docs/observability")[1], names)
     try:
         services.get_token(Visitor("ada@example.com"), wait=GENEROUS_TIMEOUT)
         wait_for_workers()
@@ -61,7 +61,7 @@ def test_receivers_of_the_example_count_tokens_and_failures(hubspot: TokenServer
 @pytest.mark.slow
 def test_examples_for_test_suites_pass(tmp_path: Path) -> None:
     """The tests to copy pass with pytest and with Django's ``TestCase``, in a site whose chat is disabled in tests."""
-    off, plugin, tests, django_tests = code_blocks("testing")
+    off, plugin, tests, django_tests = code_blocks("docs/testing")
     (tmp_path / "settings_of_site.py").write_text(f"from settings import *\n{off}")
     (tmp_path / "conftest.py").write_text(plugin)
     (tmp_path / "test_with_pytest.py").write_text(tests)
@@ -80,7 +80,7 @@ def test_examples_for_test_suites_pass(tmp_path: Path) -> None:
 
 def test_fake_has_the_documented_attributes() -> None:
     """Each name in the page's list of attributes is one of the fake's."""
-    lines = re.findall(r"^``.*``$", text_of("testing"), re.MULTILINE)
+    lines = re.findall(r"^``.*``$", text_of("docs/testing"), re.MULTILINE)
     names = [name for line in lines for name in re.findall(r"``(\w+)", line)]
     fake = testing.FakeHubSpot()
     assert "identity_of" in names
@@ -89,13 +89,13 @@ def test_fake_has_the_documented_attributes() -> None:
 
 def test_keys_of_the_doctors_json_are_documented() -> None:
     """The page lists the keys of a finding in the JSON output."""
-    (keys,) = re.findall(r'\[\{("account".*?)\}\]', text_of("doctor"), re.DOTALL)
+    (keys,) = re.findall(r'\[\{("account".*?)\}\]', text_of("docs/doctor"), re.DOTALL)
     assert json.loads(f"[{keys}]") == ["account", *(field.name for field in fields(Finding))]
 
 
 def test_options_of_the_doctor_are_documented() -> None:
     """The page explains the options of the command that are not Django's."""
-    documented = re.findall(r"^``(--\w+)", text_of("doctor"), re.MULTILINE)
+    documented = re.findall(r"^``(--\w+)", text_of("docs/doctor"), re.MULTILINE)
     parser = hubspot_doctor.Command().create_parser("manage.py", "hubspot_doctor")
     django = BaseCommand().create_parser("manage.py", "another")
     assert set(documented) == {*parser._option_string_actions} - {*django._option_string_actions}
@@ -104,7 +104,7 @@ def test_options_of_the_doctor_are_documented() -> None:
 def test_reference_lists_every_public_function() -> None:
     """The reference has each function of ``services``, and each exception has a docstring."""
     (listed,) = re.findall(
-        r"automodule:: hubspot_identify\.services\n +:members: ((?:.+\n +)*.+)", text_of("reference")
+        r"automodule:: hubspot_identify\.services\n +:members: ((?:.+\n +)*.+)", text_of("docs/reference")
     )
     functions = {
         name

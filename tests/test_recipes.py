@@ -44,12 +44,12 @@ GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
 
 def words_of(page: str) -> str:
-    return " ".join(text_of(page).split())
+    return " ".join(text_of(f"docs/{page}").split())
 
 
 def block_with(page: str, text: str, language: str = "python") -> str:
     """The only code block of a page that contains a text."""
-    (block,) = (block for block in code_blocks(page, language) if text in block)
+    (block,) = (block for block in code_blocks(f"docs/{page}", language) if text in block)
     return block
 
 

@@ -23,6 +23,7 @@ import time_machine
 from django.core.cache import cache
 from django.test import RequestFactory
 from pytest_django import Settings
+from support.app_settings import configure
 from support.clocks import GENEROUS_TIMEOUT, SLACK, Clock, once_in_time
 from support.faulty_cache import FaultyCache, refused
 from support.server import Scenario, TokenServer, TokenServerProcess, email_of
@@ -56,11 +57,6 @@ from hubspot_identify.visitors import Visitor
 ADA = Visitor("ada@example.com", "Ada", "Lovelace")
 EVE = Visitor("eve@example.com")
 NOW = 1_800_000_000.0
-
-
-def change(settings: Settings, **changes: object) -> None:
-    """Change some of the app's settings."""
-    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, **changes}
 
 
 def cached_token(visitor: Visitor = ADA, account: str | None = None) -> VisitorToken:
@@ -120,7 +116,7 @@ def test_create_token_raises_a_documented_error_for_an_unexpected_exception(
 
 def test_create_token_bypasses_circuit_breaker_and_rate_limit(hubspot: TokenServer, settings: Settings) -> None:
     """A command that examines the settings gets HubSpot's current response each time."""
-    change(settings, RATE_LIMIT=1)
+    configure(settings, RATE_LIMIT=1)
     hubspot.reject_key()
     for _ in range(3):
         with pytest.raises(AuthenticationError):
@@ -257,10 +253,10 @@ def test_identify_returns_what_the_endpoint_responds(hubspot: TokenServer) -> No
 
 def test_identify_waits_as_long_as_inline_pages_do(hubspot: TokenServer, settings: Settings) -> None:
     """By default it waits ``PAGE_WAIT`` if pages contain the identity, and otherwise not at all."""
-    change(settings, DELIVERY="inline", PAGE_WAIT=10, TIMEOUT=GENEROUS_TIMEOUT)
+    configure(settings, DELIVERY="inline", PAGE_WAIT=10, TIMEOUT=GENEROUS_TIMEOUT)
     assert services.identify(request_of()).identity is not None
     wait_for_workers()
-    change(settings, DELIVERY=None)
+    configure(settings, DELIVERY=None)
     assert services.identify(request_of("eve@example.com")).identity is None
     wait_for_workers()
     assert services.identify(request_of("joe@example.com"), wait=GENEROUS_TIMEOUT).identity is not None
@@ -335,7 +331,7 @@ def test_inline_tag_makes_one_cache_operation(
     hubspot: TokenServer, faulty_cache: type[FaultyCache], settings: Settings, connecting_threads: list[str]
 ) -> None:
     """Without a cached token it waits for the worker, so the first page already contains the identity."""
-    change(settings, DELIVERY="inline", PAGE_WAIT=5)
+    configure(settings, DELIVERY="inline", PAGE_WAIT=5)
     main = threading.current_thread().name
     for pages in (1, 2):
         assert ADA.email in widget.render_script(request_of())
@@ -355,7 +351,7 @@ def test_inline_page_waits_no_longer_than_page_wait(hubspot: TokenServer, settin
         assert page_wait <= time.monotonic() - started < page_wait + SLACK
 
     for page_wait in (0.1, 0):
-        change(settings, DELIVERY="inline", PAGE_WAIT=page_wait, TIMEOUT=GENEROUS_TIMEOUT)
+        configure(settings, DELIVERY="inline", PAGE_WAIT=page_wait, TIMEOUT=GENEROUS_TIMEOUT)
         once_in_time(attempt)
     hubspot.release()
 
@@ -398,11 +394,11 @@ def test_waiters_are_released_in_time_whatever_hubspot_does(
     if scenario == "silent resolver":
         request.getfixturevalue("silent_resolver")
     elif scenario == "tls":
-        change(settings, BASE_URL=hubspot.https_url)
+        configure(settings, BASE_URL=hubspot.https_url)
         hubspot.set_scenario("hang")
     else:
         hubspot.set_scenario(scenario)
-    change(settings, TIMEOUT=0.3)
+    configure(settings, TIMEOUT=0.3)
     numbers = itertools.count()
 
     def attempt() -> None:
@@ -432,12 +428,12 @@ def test_hanging_calls_are_aborted_so_that_the_process_recovers(
     monkeypatch.setattr(background, "MAX_ABANDONED_THREADS", 3)
     monkeypatch.setattr(background, "ABORT_AFTER", 0.5)
     hubspot.set_scenario(scenario)
-    change(settings, TIMEOUT=0.1)
+    configure(settings, TIMEOUT=0.1)
     for number in range(5):
         with pytest.raises(TransportError):
             services.create_token(Visitor(f"visitor{number}@example.com"))
     hubspot.set_scenario("healthy")
-    change(settings, TIMEOUT=GENEROUS_TIMEOUT)
+    configure(settings, TIMEOUT=GENEROUS_TIMEOUT)
     until = time.monotonic() + GENEROUS_TIMEOUT
     token = None
     while token is None and time.monotonic() < until:  # the worker slots may still be in use
@@ -453,14 +449,14 @@ def test_silent_resolver_blocks_a_limited_number_of_threads(
     """These cannot be aborted. No further call is started, and the process recovers when the resolver answers."""
     limit = 3
     monkeypatch.setattr(background, "MAX_ABANDONED_THREADS", limit)
-    change(settings, TIMEOUT=0.1)
+    configure(settings, TIMEOUT=0.1)
     for number in range(limit + 2):
         with pytest.raises(TransportError):
             services.create_token(Visitor(f"visitor{number}@example.com"))
         time.sleep(0.01)  # the deadline of the job is a moment after that of the caller
     threads = [thread for thread in threading.enumerate() if thread.name == "hubspot-identify"]
     assert len(threads) == limit
-    change(settings, TIMEOUT=3.0)
+    configure(settings, TIMEOUT=3.0)
     assert services.get_token(ADA, wait=0.1) is None
     silent_resolver.set()
     wait_for_workers()
@@ -472,10 +468,10 @@ def test_create_token_waits_for_a_free_worker(hubspot: TokenServer, settings: Se
     hubspot.set_scenario("held")
     for number in range(SLOTS):
         services.get_token(Visitor(f"visitor{number}@example.com"))
-    change(settings, TIMEOUT=0.1)
+    configure(settings, TIMEOUT=0.1)
     with pytest.raises(TransportError):
         services.create_token(ADA)
-    change(settings, TIMEOUT=GENEROUS_TIMEOUT)
+    configure(settings, TIMEOUT=GENEROUS_TIMEOUT)
     threading.Timer(0.05, hubspot.release).start()
     assert services.create_token(ADA)
     assert hubspot.calls == SLOTS + 1
@@ -537,7 +533,7 @@ def test_changed_account_never_uses_the_old_token(hubspot: TokenServer, settings
     )
     tokens = [cached_token().value]
     for number, changed in enumerate(changes, 1):
-        change(settings, **changed)
+        configure(settings, **changed)
         assert services.get_token(ADA) is None
         wait_for_workers()
         tokens.append(cached_token().value)
@@ -583,7 +579,7 @@ def test_changing_callable_key_does_not_invalidate_tokens(hubspot: TokenServer, 
         keys.append(f"key-{int(time.time() // 1800)}")
         return keys[-1]
 
-    change(settings, API_KEY=key)
+    configure(settings, API_KEY=key)
     with time_machine.travel(NOW, tick=False) as traveller:
         cached_token()
         for _ in range(48):
@@ -604,7 +600,7 @@ def test_callable_key_is_called_only_on_a_worker(hubspot: TokenServer, settings:
         threads.append(threading.current_thread().name)
         raise OSError("the vault is sealed: s3cret")
 
-    change(settings, API_KEY=key)
+    configure(settings, API_KEY=key)
     assert services.get_token(ADA, wait=GENEROUS_TIMEOUT) is None
     assert set(threads) == {"hubspot-identify"}
     assert hubspot.calls == 0
@@ -777,7 +773,9 @@ def test_accounts_share_only_the_workers(token_server_process: TokenServerProces
     """Each of two portals of a site has its own tokens, keys and circuit breaker."""
     us, eu = token_server_process.open(), token_server_process.open()
     try:
-        change(settings, BASE_URL=us.url, ACCOUNTS={"eu": {"BASE_URL": eu.url, "PORTAL_ID": "9", "API_KEY": "eu-key"}})
+        configure(
+            settings, BASE_URL=us.url, ACCOUNTS={"eu": {"BASE_URL": eu.url, "PORTAL_ID": "9", "API_KEY": "eu-key"}}
+        )
         token = cached_token()
         assert services.get_token(ADA, account="eu") is None
         wait_for_workers()

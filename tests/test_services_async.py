@@ -19,6 +19,7 @@ from django.urls import include, path
 from django.utils.asyncio import async_unsafe
 from django.utils.functional import SimpleLazyObject
 from pytest_django import Settings
+from support.app_settings import configure
 from support.clocks import GENEROUS_TIMEOUT, SLACK, once_in_time
 from support.faulty_cache import FaultyCache
 from support.server import TokenServer, email_of
@@ -32,11 +33,6 @@ from hubspot_identify.visitors import Visitor
 
 ADA = Visitor("ada@example.com", "Ada")
 NOW = 1_800_000_000.0
-
-
-def change(settings: Settings, **changes: object) -> None:
-    """Change some of the app's settings."""
-    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, **changes}
 
 
 def user_of(email: str | None) -> SimpleNamespace:
@@ -155,7 +151,7 @@ def test_event_loop_is_not_blocked_while_hubspot_hangs(
 ) -> None:
     """The caller gets its result in time, and other tasks run in the meantime."""
     hubspot.set_scenario("hang")
-    change(settings, TIMEOUT=0.4)
+    configure(settings, TIMEOUT=0.4)
     numbers = itertools.count()
 
     async def main() -> None:
@@ -175,7 +171,7 @@ def test_waiting_for_a_free_worker_does_not_block_the_event_loop(hubspot: TokenS
     for number in range(SLOTS):
         services.get_token(Visitor(f"visitor{number}@example.com"))
     assert hubspot.wait_for_calls(SLOTS)
-    change(settings, TIMEOUT=0.2)
+    configure(settings, TIMEOUT=0.2)
 
     async def main() -> None:
         result, blocked = await result_and_longest_block(services.acreate_token(ADA))
@@ -275,7 +271,7 @@ def test_deferred_delivery_works_in_asynchronous_views(site: TokenServer) -> Non
 @pytest.mark.usefixtures("cache_backend", "site")
 def test_inline_delivery_works_in_asynchronous_views(settings: Settings) -> None:
     """User and database cache are accessed outside the event loop, and the page contains the identity."""
-    change(settings, DELIVERY="inline", PAGE_WAIT=5)
+    configure(settings, DELIVERY="inline", PAGE_WAIT=5)
     page = get("/with-identity/").content.decode()
     assert "data-identity" in page
     assert ADA.email in page
@@ -285,7 +281,7 @@ def test_asynchronous_inline_page_without_the_argument_is_anonymous(
     site: TokenServer, settings: Settings, faulty_cache: type[FaultyCache], caplog: pytest.LogCaptureFixture
 ) -> None:
     """There is neither an exception nor I/O in the event loop, and the log shows what to pass to the tag."""
-    change(settings, DELIVERY="inline")
+    configure(settings, DELIVERY="inline")
     page = get("/without-identity/").content.decode()
     assert "<script" in page
     assert "data-identity" not in page

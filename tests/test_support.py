@@ -14,7 +14,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -29,7 +28,7 @@ from support.clocks import GENEROUS_TIMEOUT, once_in_time
 from support.network import loopback_only
 from support.programs import require, serving
 from support.server import Scenario, TokenServer, TokenServerProcess, email_of
-from support.site import serving_site
+from support.site import serving_site, urlconf
 
 BODY = {"email": "ada@example.com", "firstName": "Ada"}
 
@@ -310,9 +309,7 @@ def test_site_waits_for_its_requests_before_it_ends(settings: Settings) -> None:
         done.set()
         return HttpResponse("done")
 
-    urls: Any = ModuleType("urls")
-    urls.urlpatterns = [path("", lambda request: HttpResponse("at once")), path("slow/", slow_view)]
-    settings.ROOT_URLCONF = urls
+    settings.ROOT_URLCONF = urlconf(path("", lambda request: HttpResponse("at once")), path("slow/", slow_view))
     with requests.Session() as session, ThreadPoolExecutor(1) as others:
         with serving_site() as origin:
             assert session.get(f"{origin}/").text == "at once"

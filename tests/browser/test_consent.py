@@ -16,8 +16,8 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(autouse=True)
 def recipe(site: Site) -> None:
     """Pages with the manual's element and function: before an answer, with consent, and without."""
-    (element,) = code_blocks("consent", "html+django")
-    (function,) = code_blocks("consent", "javascript")
+    (element,) = code_blocks("docs/consent", "html+django")
+    (function,) = code_blocks("docs/consent", "javascript")
     element = django_template(element).render({}).replace("https://js.hs-scripts.com/123.js", LOADER)
     site.page("/", f"{element}<script>{function}</script>")
     site.page("/agreed/", f"{element}<script>{function} onChatConsent(true)</script>")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +17,7 @@ from django.test import Client
 from hijack import signals as hijack_signals
 from impersonate import signals as impersonate_signals  # type: ignore[import-untyped]
 from pytest_django import Settings
+from support.manual import code_blocks
 from support.server import TokenServer
 
 from hubspot_identify import services
@@ -29,7 +28,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 STAFF, CUSTOMER = "grace@example.com", "ada@example.com"
 HEADERS = {"X-HubSpot-Identify": "1"}
-VISITORS = Path(__file__).parents[2] / "docs" / "visitors.rst"
 
 
 @pytest.fixture(autouse=True)
@@ -238,8 +236,8 @@ def test_imported_user_is_identified_after_the_recipe_of_the_manual(client: Clie
     imported = user("ada", "Ada@Example.com")
     client.force_login(imported)
     assert identified_by_page(client) == ""
-    (recipe,) = re.findall(r"    from allauth\.account\.models.*?\n    \)\n", VISITORS.read_text("utf-8"), re.DOTALL)
-    exec(textwrap.dedent(recipe), {"user": imported})
+    (recipe,) = [block for block in code_blocks("docs/visitors") if "allauth.account.models" in block]
+    exec(recipe, {"user": imported})
     assert identified_by_page(client) == CUSTOMER
 
 

@@ -32,7 +32,7 @@ urlpatterns = [
 @pytest.fixture(autouse=True)
 def recipe(settings: Settings, hubspot: TokenServer) -> None:
     """A site whose ``ENABLED`` is the code in the manual."""
-    (block,) = [block for block in code_blocks("consent") if "cookie_consent" in block]
+    (block,) = [block for block in code_blocks("docs/consent") if "cookie_consent" in block]
     names: dict[str, Any] = {}
     exec(block, names)
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "ENABLED": names["chat_allowed"], "TIMEOUT": 10}

@@ -6,10 +6,18 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import ModuleType
 from typing import Any
 
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler
+
+
+def urlconf(*patterns: Any) -> ModuleType:
+    """Return a URLconf with these patterns, for ``ROOT_URLCONF``."""
+    module = ModuleType("urls_of_a_site")
+    vars(module)["urlpatterns"] = list(patterns)
+    return module
 
 
 class _Quiet(WSGIRequestHandler):
