@@ -13,6 +13,9 @@ from browser.site import Site, running_site
 
 CONTAINER = "#hubspot-messages-iframe-container"
 HOST = "www.shop.test"  # HubSpot sets its cookies for the domain without "www."
+STORED_SUBJECT = "localStorage.getItem('hubspot-identify:subject')"  # of the visitor whom the browser remembers
+#: Markup that looks like the chat to a script that searches for its container.
+INJECTED_CONTAINER = f'<div id="{CONTAINER[1:]}"><iframe srcdoc="a picture"></iframe></div>'
 ANONYMOUS = "unknown"  # what the sandbox's chat calls a visitor who is not identified
 
 # Runs before the page's own scripts. Records the events of the app and the violations of the page's policy.
@@ -95,6 +98,10 @@ class Tab:
     def wait_until_idle(self) -> None:
         """Let the page do all that it does without delay."""
         self.run("new Promise(requestIdleCallback)")
+
+    def insert_template(self) -> None:
+        """Insert the content of the page's ``<template>``, and run its scripts."""
+        self.run("document.body.append(document.querySelector('template').content.cloneNode(true))")
 
     def log_in(self, name: str, then: str = "/") -> None:
         self.go(f"/login/{name}/?next={then}")

@@ -9,7 +9,7 @@ from django.http import HttpResponse
 from playwright.sync_api import Browser, Playwright, expect
 from support.browser import launched_chromium
 
-from browser.conftest import ANONYMOUS, CONTAINER, Tab
+from browser.conftest import ANONYMOUS, CONTAINER, INJECTED_CONTAINER, Tab
 from browser.site import ADA, TAG, Site
 
 pytestmark = pytest.mark.browser
@@ -73,7 +73,7 @@ def test_restored_page_keeps_the_chat_of_the_same_visitor(tab: Tab, site: Site) 
 
 def test_injected_container_does_not_keep_the_chat_visible(tab: Tab, site: Site) -> None:
     """The former visitor's chat is hidden, although markup that looks like HubSpot's container is above it."""
-    site.page("/", f'<div id="{CONTAINER[1:]}"><iframe srcdoc="a picture"></iframe></div>{TAG}')
+    site.page("/", INJECTED_CONTAINER + TAG)
     site.page("/between/", "Another page.")
     tab.page.add_init_script(COUNT_RETURNS.replace(CONTAINER, f"body > {CONTAINER}:last-of-type"))
     tab.log_in("ada")

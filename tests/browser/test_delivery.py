@@ -110,7 +110,7 @@ def test_running_chat_is_identified_and_keeps_its_conversation(tab: Tab, site: S
     tab.send_message("before the log-in")
     tab.log_in("ada", "/tagged/")
     tab.expect_visitor(ANONYMOUS)
-    tab.run("document.body.append(document.querySelector('template').content.cloneNode(true))")
+    tab.insert_template()
     tab.expect_visitor("ada")
     expect(tab.chat.get_by_text("before the log-in")).to_be_visible()
     tab.wait_for_event("identified")

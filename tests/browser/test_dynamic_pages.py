@@ -8,7 +8,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from browser.conftest import ANONYMOUS, CONTAINER, Tab
+from browser.conftest import ANONYMOUS, CONTAINER, INJECTED_CONTAINER, Tab
 from browser.site import ADA, TAG, Site, identity_response, require_package
 
 pytestmark = pytest.mark.browser
@@ -146,7 +146,7 @@ def test_htmx_stores_no_identity_with_the_page(tab: Tab, site: Site, library: st
 
 def test_injected_container_is_not_stored_in_place_of_the_chat(tab: Tab, site: Site) -> None:
     """htmx stores the page without the chat, although markup that looks like HubSpot's container is above it."""
-    write_pages(site, "htmx 2", f'<div id="{CONTAINER[1:]}"><iframe srcdoc="a picture"></iframe></div>{TAG}')
+    write_pages(site, "htmx 2", INJECTED_CONTAINER + TAG)
     tab.log_in("ada")
     body = tab.page.locator(f"{CONTAINER} iframe").last.content_frame.locator("body")
     expect(body).to_have_attribute("data-visitor", ADA)

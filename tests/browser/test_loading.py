@@ -53,7 +53,7 @@ def test_idle_element_added_to_a_loaded_page(tab: Tab, site: Site) -> None:
     """An element that is added later does not wait for the page's load event, which is over."""
     site.page("/", '<template>{% hubspot_identify account="idle" %}</template>')
     tab.log_in("ada")
-    tab.run("document.body.append(document.querySelector('template').content.cloneNode(true))")
+    tab.insert_template()
     tab.expect_visitor("ada")
 
 
@@ -252,7 +252,7 @@ def test_button_respects_reduced_motion(tab: Tab, site: Site) -> None:
 
 def test_documented_css_variables_change_the_button(tab: Tab, site: Site) -> None:
     """The manual's example is applied: each variable changes what its name says."""
-    (css,) = code_blocks("browser", "css")
+    (css,) = code_blocks("docs/browser", "css")
     site.page("/", f"<style>{css}</style>{INTERACTION}")
     tab.go()
     variables: dict[str, str] = dict(re.findall(r"--hubspot-identify-([a-z-]+): (.+);", css))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from browser.conftest import ANONYMOUS, Tab
+from browser.conftest import ANONYMOUS, STORED_SUBJECT, Tab
 from browser.site import ADA, TAG, Site
 
 pytestmark = pytest.mark.browser
@@ -58,7 +58,7 @@ def test_names_change_neither_visitor_nor_log_out(tab: Tab, site: Site) -> None:
     tab.log_out()
     tab.wait_for_event("reset")
     assert tab.cookie("messagesUtk") is None
-    assert tab.run("localStorage.getItem('hubspot-identify:subject')") is None
+    assert tab.run(STORED_SUBJECT) is None
     assert ADA not in tab.emails("call")
 
 

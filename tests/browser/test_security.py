@@ -270,7 +270,7 @@ def test_page_with_a_pending_chat_of_its_own_is_not_reloaded(tab: Tab, site: Sit
     site.page("/", f"{embed}<template>{CONSENT}</template>")
     tab.go()
     tab.wait_for_log("call answered")
-    tab.run("document.body.append(document.querySelector('template').content.cloneNode(true))")
+    tab.insert_template()
     tab.wait_for_event("failed")
     tab.wait_until_idle()
     assert site.requests.count("/") == 1

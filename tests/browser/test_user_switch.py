@@ -9,12 +9,11 @@ import pytest
 from django.http import HttpResponse
 from playwright.sync_api import Route, expect
 
-from browser.conftest import ANONYMOUS, Tab
+from browser.conftest import ANONYMOUS, STORED_SUBJECT, Tab
 from browser.site import ADA, EMBED_CODE, IDENTITY, LOADER, TAG, Site, identity_response
 
 pytestmark = pytest.mark.browser
 
-STORED_SUBJECT = "localStorage.getItem('hubspot-identify:subject')"
 Response = Callable[[], HttpResponse]
 
 
@@ -230,7 +229,7 @@ def test_running_chat_is_hidden_until_the_remembered_visitor_is_known(tab: Tab, 
     fail(site, unavailable)
     tab.log_out("/late/")
     tab.container.wait_for()
-    tab.run("document.body.append(document.querySelector('template').content.cloneNode(true))")
+    tab.insert_template()
     expect(tab.container).to_be_hidden()
     recover(tab, site)
     tab.expect_visitor(ANONYMOUS)

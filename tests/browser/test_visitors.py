@@ -6,13 +6,12 @@ import pytest
 from django.http import HttpResponse
 from playwright.sync_api import expect
 
-from browser.conftest import ANONYMOUS, HOST, Tab
+from browser.conftest import ANONYMOUS, HOST, STORED_SUBJECT, Tab
 from browser.site import ADA, EMBED_CODE, GRACE, TAG, Site, identity_response
 from hubspot_identify.sandbox.state import sandbox
 
 pytestmark = pytest.mark.browser
 
-STORED_SUBJECT = "localStorage.getItem('hubspot-identify:subject')"
 INLINE = '{% hubspot_identify account="inline" %}'
 CACHED = {"Cache-Control": "private, max-age=600"}
 MESSAGE = "before the log-in"
@@ -105,7 +104,7 @@ def test_log_out_resets_a_chat_that_is_already_running(tab: Tab, site: Site) -> 
     tab.expect_visitor("ada")
     tab.log_out("/late/")
     expect(tab.chat.get_by_text(MESSAGE)).to_have_count(1)
-    tab.run("document.body.append(document.querySelector('template').content.cloneNode(true))")
+    tab.insert_template()
     tab.wait_for_event("anonymous")
     tab.expect_visitor(ANONYMOUS)
     expect(tab.chat.get_by_text(MESSAGE)).to_have_count(0)
