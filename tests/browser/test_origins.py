@@ -1,5 +1,6 @@
-"""Pages of other sites and the identity endpoint. Chromium takes the hosts for secure, and so sends the headers that
-say where a request comes from.
+"""Pages of other sites and the identity endpoint.
+
+Chromium treats these hosts as secure, so it sends the headers that say where a request comes from.
 """
 
 from __future__ import annotations
