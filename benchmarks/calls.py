@@ -74,7 +74,7 @@ def call(port: int, rounds: int) -> dict[str, float]:
     from hubspot.conversations.visitor_identification import IdentificationTokenGenerationRequest
 
     from hubspot_identify import services
-    from hubspot_identify.client import TokenClient
+    from hubspot_identify._hubspot.client import TokenClient
     from hubspot_identify.conf import get_config
     from hubspot_identify.visitors import Visitor
 

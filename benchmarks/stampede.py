@@ -76,7 +76,7 @@ def run_child(way: str) -> None:
     from shop.views import user
 
     from hubspot_identify import services
-    from hubspot_identify.background import get_workers
+    from hubspot_identify._tokens.workers import get_workers
     from hubspot_identify.visitors import user_visitor
 
     def textbook(number: int) -> None:

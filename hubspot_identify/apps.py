@@ -11,4 +11,4 @@ class HubSpotIdentifyConfig(AppConfig):
     verbose_name = _("HubSpot visitor identification")
 
     def ready(self) -> None:
-        from . import checks, deployment  # noqa: F401 - importing registers them
+        from . import checks  # noqa: F401 - importing registers them

@@ -15,21 +15,22 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import sync_to_async
 
 from ._compat import keep_out_of_page_caches, unwrapped
-from .breaker import get_breaker
+from ._tokens.breaker import get_breaker
+from ._tokens.entries import DEAD_AFTER, VisitorToken, decode_entry, entry_key
+from ._tokens.entries import subject as subject_of
+from ._tokens.fetch import start_call, start_flight
+from ._tokens.store import get_store
 from .conf import Config, config_for, get_config
 from .delivery import endpoint_url, is_inline
+from .eligibility import visitor_of
 from .exceptions import ConfigurationError, HubSpotIdentifyError, TransportError
-from .flights import start_call, start_flight
 from .middleware import mark_identified
-from .store import get_store
-from .tokens import DEAD_AFTER, VisitorToken, decode_entry, entry_key
-from .tokens import subject as subject_of
-from .visitors import Visitor, visitor_of
+from .visitors import Visitor
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
 
-    from .background import Job
+    from ._tokens.workers import Job
 
 _POLL = 0.02  # seconds between two tries for a free worker
 

@@ -35,10 +35,12 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.urls import reverse
 from requests.adapters import BaseAdapter
 
-from . import client as client_module
-from . import store as store_module
-from .background import forget_workers, get_workers
-from .breaker import forget_breakers
+from ._hubspot import client as client_module
+from ._hubspot.transport import CallSockets, new_session
+from ._tokens import store as store_module
+from ._tokens.breaker import forget_breakers
+from ._tokens.store import forget_stores
+from ._tokens.workers import forget_workers, get_workers
 from .conf import config_for
 from .exceptions import (
     AuthenticationError,
@@ -52,8 +54,6 @@ from .exceptions import (
     UnexpectedResponseError,
 )
 from .logs import forget_said
-from .store import forget_stores
-from .transport import CallSockets, new_session
 from .validation import VALIDATORS, account_overrides, settings_dict
 from .visitors import Visitor
 

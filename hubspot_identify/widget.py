@@ -20,14 +20,14 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 
 from ._compat import get_django_nonce, keep_out_of_page_caches, unwrapped
+from ._fragment_caches import enclosing_cache
 from .conf import Config, account_chooser, config_for
 from .delivery import endpoint_url, is_inline
+from .eligibility import is_enabled
 from .exceptions import ConfigurationError
-from .fragment_caches import enclosing_cache
 from .logs import log_exception, log_seldom
 from .middleware import is_marked_too_late, mark_identified
 from .services import Identification, identify
-from .visitors import is_enabled
 
 if TYPE_CHECKING:
     from django.http import HttpRequest

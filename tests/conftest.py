@@ -22,11 +22,12 @@ from support.network import loopback_only
 from support.programs import require, serving
 from support.server import TokenServer, TokenServerProcess
 
-from hubspot_identify import client, store
-from hubspot_identify.background import forget_workers, get_workers
-from hubspot_identify.breaker import forget_breakers
+from hubspot_identify._hubspot import client
+from hubspot_identify._tokens import store
+from hubspot_identify._tokens.breaker import forget_breakers
+from hubspot_identify._tokens.store import forget_stores
+from hubspot_identify._tokens.workers import forget_workers, get_workers
 from hubspot_identify.logs import forget_said
-from hubspot_identify.store import forget_stores
 
 # On a busy machine an example can take any time, and no property that is tested here is about time.
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])

@@ -13,7 +13,7 @@ from support.server import TokenServer, TokenServerProcess
 from support.workers import wait_for_workers
 
 from hubspot_identify import services
-from hubspot_identify.breaker import FAILURES, VISITORS
+from hubspot_identify._tokens.breaker import FAILURES, VISITORS
 from hubspot_identify.visitors import Visitor
 
 ADA = Visitor("ada@example.com", "Ada", "Lovelace")
@@ -89,7 +89,7 @@ def test_log_records_name_the_account(portals: Portals, caplog: pytest.LogCaptur
         assert token_of(account) is None
         server.reject_key()
         assert token_of(account, Visitor("eve@example.com")) is None
-    for logger in ("hubspot_identify.breaker", "hubspot_identify.flights"):
+    for logger in ("hubspot_identify._tokens.breaker", "hubspot_identify._tokens.fetch"):
         lines = [record.message for record in caplog.records if record.name == logger]
         assert ["emea" in line for line in lines] == [False, True]
 

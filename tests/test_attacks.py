@@ -25,13 +25,13 @@ from support.pages import ada, grace, keep_token, render_django, request_by
 from support.server import TokenServer
 
 from hubspot_identify import services
-from hubspot_identify.background import get_workers
-from hubspot_identify.breaker import forget_breakers, get_breaker
+from hubspot_identify._tokens.breaker import forget_breakers, get_breaker
+from hubspot_identify._tokens.entries import entry_key
+from hubspot_identify._tokens.entries import subject as subject_of
+from hubspot_identify._tokens.workers import get_workers
 from hubspot_identify.conf import build_config
 from hubspot_identify.exceptions import ConfigurationError, InvalidVisitorError
 from hubspot_identify.logs import _said
-from hubspot_identify.tokens import entry_key
-from hubspot_identify.tokens import subject as subject_of
 from hubspot_identify.views import identity
 from hubspot_identify.visitors import Visitor
 
@@ -237,7 +237,7 @@ from django.conf import settings
 settings.configure(SECRET_KEY="s")
 from django.db import connections
 from hubspot_identify.conf import Config
-from hubspot_identify.tokens import entry_key
+from hubspot_identify._tokens.entries import entry_key
 from hubspot_identify.visitors import Visitor
 config = Config(api_key=functools.partial(print))
 print(entry_key(Visitor("ada@example.com"), config))

@@ -18,9 +18,9 @@ from support.caches import SHARED_BACKENDS, CacheBackend
 from support.clocks import Clock
 from support.faulty_cache import FaultyCache, refused
 
-from hubspot_identify import store as store_module
-from hubspot_identify.answers import error_of
-from hubspot_identify.breaker import (
+from hubspot_identify._hubspot.responses import error_of
+from hubspot_identify._tokens import store as store_module
+from hubspot_identify._tokens.breaker import (
     CLOSED,
     COOL_DOWN,
     COOL_DOWN_SPREAD,
@@ -35,6 +35,8 @@ from hubspot_identify.breaker import (
     decode_state,
     get_breaker,
 )
+from hubspot_identify._tokens.failures import DAILY_PAUSE
+from hubspot_identify._tokens.store import Store, get_store
 from hubspot_identify.conf import build_config
 from hubspot_identify.exceptions import (
     CredentialError,
@@ -42,8 +44,6 @@ from hubspot_identify.exceptions import (
     TransportError,
     UnexpectedResponseError,
 )
-from hubspot_identify.failures import DAILY_PAUSE
-from hubspot_identify.store import Store, get_store
 from hubspot_identify.visitors import Visitor
 
 ADA, EVE, JOE = (Visitor(f"{name}@example.com") for name in ("ada", "eve", "joe"))
@@ -330,7 +330,7 @@ def test_log_records_contain_the_error_and_the_account(
         caplog.clear()
         fail(new_breaker(ACCOUNTS={account: {}}, account=account), times, error)
         (record,) = caplog.records
-        assert record.name == "hubspot_identify.breaker"
+        assert record.name == "hubspot_identify._tokens.breaker"
         assert account in record.message
         assert str(error) in record.message
 

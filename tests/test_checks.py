@@ -19,9 +19,9 @@ from django.urls import clear_script_prefix, include, path, re_path, set_script_
 from pytest_django import Settings
 from support.site import urlconf
 
-from hubspot_identify.checks import TAG, check_settings
+from hubspot_identify.checks.deployment import check_deployment
+from hubspot_identify.checks.settings import TAG, check_settings
 from hubspot_identify.conf import get_config
-from hubspot_identify.deployment import check_deployment
 from hubspot_identify.exceptions import ConfigurationError
 
 KEY = "pat-na1-secret-of-the-site"
@@ -258,7 +258,7 @@ def test_missing_email_verified_error_names_the_place_of_the_setting(settings: S
 
 def test_missing_email_verified_is_accepted_with_allauth(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """django-allauth's record decides, so nothing is reported."""
-    monkeypatch.setattr("hubspot_identify.checks.apps.is_installed", lambda name: True)
+    monkeypatch.setattr("hubspot_identify.checks.settings.apps.is_installed", lambda name: True)
     settings.HUBSPOT_IDENTIFY = UNDECIDED
     assert check_settings() == []
 
@@ -267,7 +267,7 @@ def test_email_verified_false_is_a_warning(settings: Settings, monkeypatch: pyte
     """The hint depends on whether django-allauth is installed."""
     settings.HUBSPOT_IDENTIFY = {**GOOD, "EMAIL_VERIFIED": False}
     (alone,) = check_settings()
-    monkeypatch.setattr("hubspot_identify.checks.apps.is_installed", lambda name: True)
+    monkeypatch.setattr("hubspot_identify.checks.settings.apps.is_installed", lambda name: True)
     (with_allauth,) = check_settings()
     assert ids([alone, with_allauth]) == ["W014", "W014"]
     assert alone.hint is not None
@@ -277,7 +277,7 @@ def test_email_verified_false_is_a_warning(settings: Settings, monkeypatch: pyte
 
 def test_email_verified_true_is_a_warning_with_allauth(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """It ignores django-allauth's record of verified addresses. A callable does not cause the warning."""
-    monkeypatch.setattr("hubspot_identify.checks.apps.is_installed", lambda name: True)
+    monkeypatch.setattr("hubspot_identify.checks.settings.apps.is_installed", lambda name: True)
     assert ids(check_settings()) == ["W012"]
     settings.HUBSPOT_IDENTIFY = {**GOOD, "EMAIL_VERIFIED": lambda user, email: True}
     assert check_settings() == []
@@ -369,7 +369,7 @@ def test_hint_for_a_cache_shows_the_timeout_options_of_its_library(
     """The options can be pasted. The libraries need not be installed."""
     settings.CACHES = {"default": SHARED}
     cache = type(name, (BaseCache,), {"__module__": module})({})
-    monkeypatch.setattr("hubspot_identify.deployment.caches", {"default": cache})
+    monkeypatch.setattr("hubspot_identify.checks.deployment.caches", {"default": cache})
     (message,) = check_deployment()
     assert message.hint is not None
     assert f'"OPTIONS": {options}' in message.hint

@@ -17,10 +17,10 @@ from support.clocks import GENEROUS_TIMEOUT
 from support.server import TokenServer, TokenServerProcess, email_of
 
 import hubspot_identify
-from hubspot_identify import client as client_module
-from hubspot_identify import transport
-from hubspot_identify.answers import MAX_BODY
-from hubspot_identify.client import TokenClient
+from hubspot_identify._hubspot import client as client_module
+from hubspot_identify._hubspot import transport
+from hubspot_identify._hubspot.client import TokenClient
+from hubspot_identify._hubspot.responses import MAX_BODY
 from hubspot_identify.conf import Config, build_config
 from hubspot_identify.exceptions import (
     AuthenticationError,

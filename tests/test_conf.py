@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pytest_django import Settings
 
 from hubspot_identify import conf
-from hubspot_identify.checks import check_settings
+from hubspot_identify.checks.settings import check_settings
 from hubspot_identify.conf import KEYS, Config, account_chooser, build_config, config_for, get_config
 from hubspot_identify.exceptions import ConfigurationError, HubSpotIdentifyError, UnknownAccountError
 from hubspot_identify.visitors import user_visitor

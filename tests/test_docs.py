@@ -37,7 +37,7 @@ from support.server import TokenServer
 from support.site import urlconf
 
 import hubspot_identify
-from hubspot_identify import checks
+from hubspot_identify.checks import settings as checks
 from hubspot_identify.conf import DEFAULT_VISITOR, KEYS, Config, build_config
 from hubspot_identify.visitors import Visitor
 

@@ -27,8 +27,9 @@ from support.app_settings import configure
 from support.server import TokenServer, TokenServerProcess
 from support.site import serving_site, urlconf
 
-from hubspot_identify import client, csp, doctor
-from hubspot_identify.breaker import get_breaker
+from hubspot_identify import csp, doctor
+from hubspot_identify._hubspot import client
+from hubspot_identify._tokens.breaker import get_breaker
 from hubspot_identify.conf import get_config
 from hubspot_identify.doctor import network
 from hubspot_identify.exceptions import AuthenticationError

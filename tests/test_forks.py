@@ -26,7 +26,10 @@ START = """
                           "TIMEOUT": 30},
     )
     django.setup()
-    from hubspot_identify import background, breaker, services, store
+    from hubspot_identify import services
+    from hubspot_identify._tokens import workers as background
+    from hubspot_identify._tokens import breaker
+    from hubspot_identify._tokens import store
     from hubspot_identify.visitors import Visitor
 
     def in_child(function):
@@ -136,7 +139,7 @@ def test_fork_during_the_first_import_does_not_block_the_child(token_server: Tok
 
         class SlowFinder:
             def find_spec(self, name, path=None, target=None):
-                if name == "hubspot_identify.client":
+                if name == "hubspot_identify._hubspot.client":
                     importing.set()
                     time.sleep(0.5)
 
@@ -155,7 +158,7 @@ def test_child_has_free_slots_and_new_breakers(token_server: TokenServer) -> Non
     token_server.set_scenario("held")
     output = run(
         """
-        from hubspot_identify import client
+        from hubspot_identify._hubspot import client
 
         client.READ_TIMEOUT = 30
         called, create_token = threading.Semaphore(0), client.TokenClient.create_token

@@ -13,11 +13,11 @@ from hypothesis import settings as configure
 from hypothesis import strategies as st
 from support.pages import Render, elements, render_django, render_jinja, request_by, visitor_for
 
+from hubspot_identify._tokens.entries import DEAD_AFTER, Entry, entry_key
+from hubspot_identify._tokens.store import get_store
 from hubspot_identify.conf import get_config
 from hubspot_identify.services import Identification
-from hubspot_identify.store import get_store
 from hubspot_identify.testing import fake_hubspot
-from hubspot_identify.tokens import DEAD_AFTER, Entry, entry_key
 from hubspot_identify.widget import render_script
 
 PAGE = "<!doctype html><html><head><title>Page</title></head><body><p>Before</p>{}<p>After</p></body></html>"

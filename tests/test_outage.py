@@ -12,7 +12,8 @@ from support.clocks import once_in_time
 from support.hosts import Host, settings_of
 from support.server import Scenario, TokenServer, TokenServerProcess
 
-from hubspot_identify import breaker, client
+from hubspot_identify._hubspot import client
+from hubspot_identify._tokens import breaker
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from rest_framework.views import APIView
 from support.pages import ada, grace, keep_token, script_attributes
 
 from hubspot_identify import services, widget
-from hubspot_identify.deployment import check_deployment
+from hubspot_identify.checks.deployment import check_deployment
 
 SOURCE = "{% load hubspot_identify %}<p>{{ hits }}</p>{% hubspot_identify %}"
 USERS = {"ada": ada, "grace": grace}

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from hubspot_identify.per_process import PerProcess
+from hubspot_identify._tokens.per_process import PerProcess
 
 
 def test_value_is_created_once_for_each_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,10 +23,7 @@ from pytest_django import Settings
 from support.manual import code_blocks, text_of
 from support.pages import ada, render_django, request_by, script_attributes
 
-from hubspot_identify.background import MAX_ABANDONED_THREADS
-from hubspot_identify.conf import Config, build_config, config_for, get_config
-from hubspot_identify.testing import FakeHubSpot, fake_hubspot
-from hubspot_identify.tokens import (
+from hubspot_identify._tokens.entries import (
     CHANGE_AFTER,
     CLOCK_SKEW,
     DEAD_AFTER,
@@ -37,8 +34,12 @@ from hubspot_identify.tokens import (
     entry_key,
     profile_digest,
 )
-from hubspot_identify.tokens import subject as subject_of
-from hubspot_identify.visitors import MAX_CONTEXT_SIZE, Visitor, is_verified, visitor_of
+from hubspot_identify._tokens.entries import subject as subject_of
+from hubspot_identify._tokens.workers import MAX_ABANDONED_THREADS
+from hubspot_identify.conf import Config, build_config, config_for, get_config
+from hubspot_identify.eligibility import is_verified, visitor_of
+from hubspot_identify.testing import FakeHubSpot, fake_hubspot
+from hubspot_identify.visitors import MAX_CONTEXT_SIZE, Visitor
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 

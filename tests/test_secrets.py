@@ -26,9 +26,9 @@ from pytest_django import Settings
 from support.clocks import GENEROUS_TIMEOUT
 from support.server import TokenServer
 
-from hubspot_identify import client as client_module
 from hubspot_identify import services, signals
-from hubspot_identify.background import get_workers
+from hubspot_identify._hubspot import client as client_module
+from hubspot_identify._tokens.workers import get_workers
 from hubspot_identify.conf import get_config
 from hubspot_identify.exceptions import HubSpotIdentifyError
 from hubspot_identify.visitors import Visitor

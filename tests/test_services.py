@@ -29,20 +29,11 @@ from support.faulty_cache import FaultyCache, refused
 from support.server import Scenario, TokenServer, TokenServerProcess, email_of
 from support.workers import wait_for_workers
 
-from hubspot_identify import background, services, views, widget
-from hubspot_identify import store as store_module
-from hubspot_identify.background import SLOTS, get_workers
-from hubspot_identify.client import TokenClient  # imported here so that no timed call has to import it
-from hubspot_identify.conf import get_config
-from hubspot_identify.exceptions import (
-    AuthenticationError,
-    ConfigurationError,
-    HubSpotIdentifyError,
-    TransportError,
-    UnknownAccountError,
-)
-from hubspot_identify.per_process import PerProcess
-from hubspot_identify.tokens import (
+from hubspot_identify import services, views, widget
+from hubspot_identify._hubspot.client import TokenClient  # imported here so that no timed call has to import it
+from hubspot_identify._tokens import store as store_module
+from hubspot_identify._tokens import workers as background
+from hubspot_identify._tokens.entries import (
     CHANGE_AFTER,
     DEAD_AFTER,
     HOUR,
@@ -51,6 +42,16 @@ from hubspot_identify.tokens import (
     decode_entry,
     entry_key,
     subject,
+)
+from hubspot_identify._tokens.per_process import PerProcess
+from hubspot_identify._tokens.workers import SLOTS, get_workers
+from hubspot_identify.conf import get_config
+from hubspot_identify.exceptions import (
+    AuthenticationError,
+    ConfigurationError,
+    HubSpotIdentifyError,
+    TransportError,
+    UnknownAccountError,
 )
 from hubspot_identify.visitors import Visitor
 
@@ -110,7 +111,7 @@ def test_create_token_raises_a_documented_error_for_an_unexpected_exception(
     with pytest.raises(TransportError):
         services.create_token(ADA)
     (record,) = caplog.records
-    assert (record.name, record.levelno) == ("hubspot_identify.background", logging.ERROR)
+    assert (record.name, record.levelno) == ("hubspot_identify._tokens.workers", logging.ERROR)
     assert "ZeroDivisionError" in caplog.text
 
 

@@ -25,9 +25,9 @@ from support.faulty_cache import FaultyCache
 from support.server import TokenServer, email_of
 from support.workers import wait_for_workers
 
-import hubspot_identify.client  # so that no timed call has to import it  # noqa: F401
+import hubspot_identify._hubspot.client  # so that no timed call has to import it  # noqa: F401
 from hubspot_identify import services
-from hubspot_identify.background import SLOTS
+from hubspot_identify._tokens.workers import SLOTS
 from hubspot_identify.exceptions import AuthenticationError, ConfigurationError, TransportError
 from hubspot_identify.visitors import Visitor
 

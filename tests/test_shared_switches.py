@@ -15,12 +15,12 @@ from support.clocks import GENEROUS_TIMEOUT
 from support.server import TokenServer
 
 from hubspot_identify import services
-from hubspot_identify.background import get_workers
-from hubspot_identify.breaker import forget_breakers
-from hubspot_identify.client import TokenClient
+from hubspot_identify._hubspot.client import TokenClient
+from hubspot_identify._tokens.breaker import forget_breakers
+from hubspot_identify._tokens.entries import VisitorToken
+from hubspot_identify._tokens.workers import get_workers
 from hubspot_identify.conf import Config
 from hubspot_identify.exceptions import HubSpotIdentifyError
-from hubspot_identify.tokens import VisitorToken
 from hubspot_identify.visitors import Visitor
 
 pytestmark = pytest.mark.slow

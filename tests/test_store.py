@@ -15,10 +15,10 @@ from support.clocks import Clock, once_in_time
 from support.faulty_cache import FaultyCache, refused
 from support.logs import logged
 
-from hubspot_identify import store as store_module
+from hubspot_identify._tokens import store as store_module
+from hubspot_identify._tokens.store import LOCAL_ENTRIES, PAUSE, SLOW, LocalStore, Store, get_store
 from hubspot_identify.exceptions import ConfigurationError
 from hubspot_identify.logs import forget_said
-from hubspot_identify.store import LOCAL_ENTRIES, PAUSE, SLOW, LocalStore, Store, get_store
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_cache_that_raises_is_bypassed_for_five_seconds(
         store.get("key")
         assert (faulty_cache.count(), store.is_down) == (1, False)
         (record,) = caplog.records
-        assert (record.name, record.levelno) == ("hubspot_identify.store", logging.WARNING)
+        assert (record.name, record.levelno) == ("hubspot_identify._tokens.store", logging.WARNING)
         assert {"default", operation.removesuffix("_many"), "ConnectionRefusedError"} <= set(record.args or ())
         assert "secret" not in caplog.text
 
@@ -121,7 +121,7 @@ def test_slow_cache_is_bypassed(
     assert store.get("key") == "value"
     assert store.is_down
     assert store.get("key") is None
-    assert logged(caplog) == [("hubspot_identify.store", logging.WARNING)]
+    assert logged(caplog) == [("hubspot_identify._tokens.store", logging.WARNING)]
 
 
 def test_first_operations_of_a_process_may_be_slow(

@@ -10,7 +10,8 @@ from pytest_django import Settings
 from support.certificates import Certificate
 from support.server import TokenServer, TokenServerProcess, email_of
 
-from hubspot_identify import client, services
+from hubspot_identify import services
+from hubspot_identify._hubspot import client
 from hubspot_identify.exceptions import HubSpotIdentifyError
 from hubspot_identify.visitors import Visitor
 

@@ -20,10 +20,10 @@ from support.server import TokenServer
 from support.workers import wait_for_workers
 
 from hubspot_identify import services
-from hubspot_identify.background import get_workers
+from hubspot_identify._tokens.entries import Entry, VisitorToken, decode_entry, entry_key
+from hubspot_identify._tokens.store import get_store
+from hubspot_identify._tokens.workers import get_workers
 from hubspot_identify.conf import get_config
-from hubspot_identify.store import get_store
-from hubspot_identify.tokens import Entry, VisitorToken, decode_entry, entry_key
 from hubspot_identify.visitors import Visitor
 
 ADA = Visitor("ada@example.com", "Ada")
@@ -218,7 +218,7 @@ def test_cache_that_makes_its_own_keys_is_logged_and_not_used(
         assert not services.get_token(Visitor("eve@example.com"))
         wait_for_workers()
     (record,) = caplog.records
-    assert (record.name, record.levelno) == ("hubspot_identify.store", logging.ERROR)
+    assert (record.name, record.levelno) == ("hubspot_identify._tokens.store", logging.ERROR)
     cache: Any = caches["default"]
     assert cache._cache == {}
     assert not get_store("default").is_down

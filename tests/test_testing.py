@@ -20,7 +20,7 @@ from pytest_django import Settings
 from support.server import TokenServer
 
 from hubspot_identify import exceptions, services, testing
-from hubspot_identify.background import Workers, get_workers
+from hubspot_identify._tokens.workers import Workers, get_workers
 from hubspot_identify.conf import get_config
 from hubspot_identify.testing import FAILURES, UnmockedCallError, fake_hubspot, no_hubspot
 from hubspot_identify.visitors import Visitor

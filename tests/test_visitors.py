@@ -25,8 +25,9 @@ from pytest_django import Settings
 from users.models import EmailAsKey, NoEmail, OtherField, Plain, Proxy, WithUUID
 
 from hubspot_identify.conf import build_config
+from hubspot_identify.eligibility import visitor_of
 from hubspot_identify.exceptions import ConfigurationError, InvalidVisitorError
-from hubspot_identify.visitors import MAX_CONTEXT_SIZE, Visitor, normalize_email, user_visitor, visitor_of
+from hubspot_identify.visitors import MAX_CONTEXT_SIZE, Visitor, normalize_email, user_visitor
 
 LONGEST = f"{'a' * 60}@{'b' * 63}.{'c' * 63}.{'d' * 57}.example"  # 254 characters
 ADDRESS = "ada@example.com"
@@ -478,7 +479,7 @@ def test_unusable_address_is_logged_without_the_address(user: User, key: str, ca
         assert identified(request_of(user)) is None
         assert identified(request_of(user)) is None  # within a minute, so it is not logged again
     (record,) = caplog.records
-    assert (record.name, record.levelno) == ("hubspot_identify.visitors", logging.INFO)
+    assert (record.name, record.levelno) == ("hubspot_identify.eligibility", logging.INFO)
     assert key in record.getMessage()
     assert "not an address" not in record.getMessage()
 

@@ -14,11 +14,11 @@ from django.test import Client
 from django.utils.safestring import SafeString
 
 from hubspot_identify import csp, services
+from hubspot_identify._tokens.entries import VisitorToken
 from hubspot_identify.exceptions import APIError, HubSpotIdentifyError, RateLimitError
 from hubspot_identify.services import Identification
 from hubspot_identify.signals import token_created, token_failed
 from hubspot_identify.testing import FakeHubSpot, fake_hubspot, no_hubspot
-from hubspot_identify.tokens import VisitorToken
 from hubspot_identify.visitors import Visitor
 from hubspot_identify.widget import render_script
 

@@ -6,7 +6,7 @@ from django.shortcuts import redirect, resolve_url
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST
 
-from hubspot_identify.breaker import forget_breakers
+from hubspot_identify._tokens.breaker import forget_breakers
 from hubspot_identify.sandbox.state import sandbox
 
 from .sandbox import MOODS

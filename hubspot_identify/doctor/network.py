@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 import requests
 from django.utils.translation import gettext as _
 
-from ..answers import identifier, personal_data
-from ..client import CONNECT_TIMEOUT, READ_TIMEOUT, TokenClient
+from .._hubspot.client import CONNECT_TIMEOUT, READ_TIMEOUT, TokenClient
+from .._hubspot.responses import identifier, personal_data
+from .._tokens.entries import CLOCK_SKEW
 from ..conf import Config
 from ..exceptions import APIError, CredentialError, HubSpotIdentifyError, TransportError
-from ..tokens import CLOCK_SKEW
 from ..validation import is_loopback
 from ..visitors import Visitor
 from .findings import ERROR, GUIDE, NOTE, OK, WARNING, Finding

@@ -19,15 +19,16 @@ from django.core.exceptions import FieldError, ImproperlyConfigured
 from django.db import DatabaseError
 from django.utils.translation import gettext as _
 
-from ..breaker import get_breaker
-from ..checks import TAG
+from .._tokens.breaker import get_breaker
+from .._tokens.entries import PREFIX
+from ..checks.deployment import sharing_problem
+from ..checks.settings import TAG
 from ..conf import Config
 from ..csp import sources
 from ..delivery import endpoint_url, is_inline
-from ..deployment import sharing_problem
+from ..eligibility import is_verified
 from ..exceptions import InvalidVisitorError
-from ..tokens import PREFIX
-from ..visitors import Visitor, is_verified
+from ..visitors import Visitor
 from .findings import ERROR, GUIDE, NOTE, OK, WARNING, Finding
 
 #: HubSpot supports a dated version of its API for so long after its month.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from django import template
 
-from ..fragment_caches import stores_output
+from .._fragment_caches import stores_output
 from ..widget import given, render_script
 
 if TYPE_CHECKING:

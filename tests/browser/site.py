@@ -21,8 +21,8 @@ from pytest_django import Settings
 from support.programs import lacking
 from support.site import serving_site
 
-from hubspot_identify import client
-from hubspot_identify.background import get_workers
+from hubspot_identify._hubspot import client
+from hubspot_identify._tokens.workers import get_workers
 from hubspot_identify.sandbox.state import sandbox
 
 PORTAL = "123"

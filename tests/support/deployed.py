@@ -22,7 +22,8 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import include, path
 from django.utils.decorators import sync_and_async_middleware
 
-from hubspot_identify import client, store
+from hubspot_identify._hubspot import client
+from hubspot_identify._tokens import store
 
 
 @sync_and_async_middleware

@@ -35,9 +35,9 @@ def _set_up(settings: dict[str, Any]) -> None:
     django.setup()
     from django.core.cache import caches
 
-    import hubspot_identify.client  # so that the first call does not import it
+    import hubspot_identify._hubspot.client  # so that the first call does not import it
     import hubspot_identify.services  # noqa: F401 - so that the first page does not import it
-    from hubspot_identify import store
+    from hubspot_identify._tokens import store
 
     caches["default"].get("anything")  # loads the back end and its library
 
@@ -136,7 +136,7 @@ def stampede(email: str, requests: int) -> list[str | None]:
 
 def rest() -> None:
     """Wait until no worker is busy."""
-    from hubspot_identify.background import get_workers
+    from hubspot_identify._tokens.workers import get_workers
 
     assert get_workers().join(30)
 
@@ -186,7 +186,7 @@ def log_in(name: str, visitors: int, seconds: float, delays: tuple[float, ...]) 
 
 def allows_call() -> bool:
     """Return whether the circuit breaker allows a call."""
-    from hubspot_identify.breaker import get_breaker
+    from hubspot_identify._tokens.breaker import get_breaker
     from hubspot_identify.conf import get_config
 
     return get_breaker(get_config()).allows_call()
@@ -194,7 +194,7 @@ def allows_call() -> bool:
 
 def is_open_locally() -> bool:
     """Return whether the circuit breaker is open in this process."""
-    from hubspot_identify.breaker import get_breaker
+    from hubspot_identify._tokens.breaker import get_breaker
     from hubspot_identify.conf import get_config
 
     return get_breaker(get_config()).is_open_locally

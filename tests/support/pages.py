@@ -13,10 +13,10 @@ from django.template.backends.django import DjangoTemplates
 from django.template.backends.jinja2 import Jinja2
 from django.test import RequestFactory
 
+from hubspot_identify._tokens.entries import DEAD_AFTER, Entry, entry_key, profile_digest
+from hubspot_identify._tokens.entries import subject as subject_of
+from hubspot_identify._tokens.store import get_store
 from hubspot_identify.conf import get_config
-from hubspot_identify.store import get_store
-from hubspot_identify.tokens import DEAD_AFTER, Entry, entry_key, profile_digest
-from hubspot_identify.tokens import subject as subject_of
 from hubspot_identify.visitors import Visitor
 
 Render = Callable[..., str]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hubspot_identify.background import get_workers
+from hubspot_identify._tokens.workers import get_workers
 
 from .clocks import GENEROUS_TIMEOUT
 

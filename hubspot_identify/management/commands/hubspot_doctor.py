@@ -15,7 +15,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext, override, pgettext
 
-from ...checks import TAG, account_names
+from ...checks.settings import TAG, account_names
 from ...doctor import NOBODY, examine
 from ...doctor.findings import ERROR, NOTE, OK, WARNING, Finding
 from ...doctor.site import look_at_checks

@@ -17,9 +17,9 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.core.checks import CheckMessage, Tags, Warning, register
 from django.db import connections, router
 
-from .checks import TAG, configs_of, unique
-from .conf import Config
-from .delivery import endpoint_url, is_inline
+from ..conf import Config
+from ..delivery import endpoint_url, is_inline
+from .settings import TAG, configs_of, unique
 
 OURS = "hubspot_identify.middleware.IdentifiedPageMiddleware"
 SECURITY = "django.middleware.security.SecurityMiddleware"

@@ -18,8 +18,10 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
-from .conf import Config
-from .exceptions import APIError, HubSpotIdentifyError
+from ..conf import Config
+from ..exceptions import APIError, HubSpotIdentifyError
+from ..visitors import Visitor
+from .entries import CLOCK_SKEW, PREFIX, digest, scope
 from .failures import (
     CONFIGURATION_STATUSES,
     DAILY_PAUSE,
@@ -31,8 +33,6 @@ from .failures import (
 from .per_process import PerProcess
 from .rate_limit import RateLimit
 from .store import Store, get_store
-from .tokens import CLOCK_SKEW, PREFIX, digest, scope
-from .visitors import Visitor
 
 logger = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
-from .conf import Config, build_config, values_of
-from .delivery import endpoint_url, is_inline, is_ours
-from .exceptions import ConfigurationError
-from .validation import WIDGET_OPTIONS, account_overrides, check_widget_option
+from ..conf import Config, build_config, values_of
+from ..delivery import endpoint_url, is_inline, is_ours
+from ..exceptions import ConfigurationError
+from ..validation import WIDGET_OPTIONS, account_overrides, check_widget_option
 
 #: ``manage.py check --tag hubspot_identify`` runs these checks alone.
 TAG = "hubspot_identify"

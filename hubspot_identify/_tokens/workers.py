@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING
 from django.core.cache import caches
 from django.db import connections
 
-from .exceptions import HubSpotIdentifyError, TransportError
-from .logs import log_seldom
+from ..exceptions import HubSpotIdentifyError, TransportError
+from ..logs import log_seldom
+from .entries import VisitorToken
 from .per_process import PerProcess
-from .tokens import VisitorToken
 
 if TYPE_CHECKING:
-    from .client import TokenClient
+    from .._hubspot.client import TokenClient
 
 logger = logging.getLogger(__name__)
 
@@ -246,7 +246,7 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
 
 def _new_client() -> TokenClient:
     with _importing.get():
-        from .client import TokenClient  # with requests, which a page should not wait for
+        from .._hubspot.client import TokenClient  # with requests, which a page should not wait for
     return TokenClient()
 
 

@@ -19,22 +19,11 @@ from support.clocks import GENEROUS_TIMEOUT
 from support.faulty_cache import FaultyCache
 from support.server import TokenServer
 
-from hubspot_identify import flights, services
-from hubspot_identify.background import Job, get_workers
-from hubspot_identify.breaker import CLOSED, COOL_DOWN, COOL_DOWN_SPREAD, FAILURES, get_breaker
-from hubspot_identify.client import TokenClient
-from hubspot_identify.conf import Config, get_config
-from hubspot_identify.exceptions import (
-    AuthenticationError,
-    InvalidRequestError,
-    RateLimitError,
-    TransportError,
-    UnavailableError,
-    UnexpectedResponseError,
-)
-from hubspot_identify.flights import RETRY_AGAIN, RETRY_CHANGES, RETRY_FAILED, RETRY_REFUSED, Flight, start_flight
-from hubspot_identify.signals import token_created, token_failed
-from hubspot_identify.tokens import (
+from hubspot_identify import services
+from hubspot_identify._hubspot.client import TokenClient
+from hubspot_identify._tokens import fetch as flights
+from hubspot_identify._tokens.breaker import CLOSED, COOL_DOWN, COOL_DOWN_SPREAD, FAILURES, get_breaker
+from hubspot_identify._tokens.entries import (
     CHANGE_AFTER,
     FAILURE_RECORD,
     HOUR,
@@ -44,6 +33,18 @@ from hubspot_identify.tokens import (
     entry_key,
     profile_digest,
 )
+from hubspot_identify._tokens.fetch import RETRY_AGAIN, RETRY_CHANGES, RETRY_FAILED, RETRY_REFUSED, Flight, start_flight
+from hubspot_identify._tokens.workers import Job, get_workers
+from hubspot_identify.conf import Config, get_config
+from hubspot_identify.exceptions import (
+    AuthenticationError,
+    InvalidRequestError,
+    RateLimitError,
+    TransportError,
+    UnavailableError,
+    UnexpectedResponseError,
+)
+from hubspot_identify.signals import token_created, token_failed
 from hubspot_identify.visitors import Visitor
 
 NOW = 1_800_000_000.0
@@ -360,7 +361,7 @@ def test_each_class_of_failure_is_logged_once_a_minute(hubspot: TokenServer, cap
         with pytest.raises(UnavailableError):
             fetch(Visitor(f"visitor{number}@example.com"))
     (record,) = caplog.records
-    assert (record.name, record.levelno) == ("hubspot_identify.flights", logging.WARNING)
+    assert (record.name, record.levelno) == ("hubspot_identify._tokens.fetch", logging.WARNING)
     for part in ("502", "GATEWAY", "11111111-2222-3333-4444-555555555555"):
         assert part in record.message
     assert "@example.com" not in caplog.text
@@ -379,7 +380,7 @@ def test_failures_behind_an_open_breaker_are_not_logged(hubspot: TokenServer, ca
             with pytest.raises(AuthenticationError):
                 fetch(Visitor(f"visitor{number}@example.com"))
             traveller.shift(301)
-    assert [record.name for record in caplog.records] == ["hubspot_identify.breaker"]
+    assert [record.name for record in caplog.records] == ["hubspot_identify._tokens.breaker"]
 
 
 def test_log_record_contains_the_account(
@@ -442,7 +443,7 @@ def test_late_call_counts_as_a_failure_and_its_token_is_cached(
     exceed_deadline(short_timeout)
     run_next_job()
     (record,) = caplog.records
-    assert (record.name, record.levelno) == ("hubspot_identify.flights", logging.WARNING)
+    assert (record.name, record.levelno) == ("hubspot_identify._tokens.fetch", logging.WARNING)
     assert "0.2" in record.message
     assert [type(error) for error in reported_errors] == [TransportError]
     assert cached_entry().token is None
@@ -567,7 +568,7 @@ def test_slow_cache_causes_no_failure(
     deadline_passed.set()
     assert get_workers().join(GENEROUS_TIMEOUT)
     assert (short_timeout.calls, reported_errors) == (0, [])
-    assert "hubspot_identify.flights" not in [record.name for record in caplog.records]
+    assert "hubspot_identify._tokens.fetch" not in [record.name for record in caplog.records]
     assert get_breaker(get_config()).state == CLOSED
 
 

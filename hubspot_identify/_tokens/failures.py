@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeGuard
 
-from .exceptions import APIError, CredentialError, HubSpotIdentifyError, TransportError
+from ..exceptions import APIError, CredentialError, HubSpotIdentifyError, TransportError
 
 SHORTEST_PAUSE, USUAL_PAUSE, LONGEST_PAUSE, DAILY_PAUSE = 1.0, 10.0, 60.0, 900.0  # seconds, after 429 and 477
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .entries import CLOCK_SKEW
 from .store import Store
-from .tokens import CLOCK_SKEW
 
 #: The counter is ``window * WINDOW + calls in it``: one number, because only a number can be increased atomically.
 WINDOW = 1_000_000

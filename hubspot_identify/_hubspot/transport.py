@@ -22,9 +22,9 @@ import requests
 import requests.adapters
 from urllib3.util.ssl_ import create_urllib3_context
 
-from . import __version__
-from .exceptions import TransportError
-from .per_process import PerProcess
+from .. import __version__
+from .._tokens.per_process import PerProcess
+from ..exceptions import TransportError
 
 
 class _KeepSecrets(logging.Filter):

@@ -14,8 +14,8 @@ from datetime import UTC
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 
-from .conf import TOKEN
-from .exceptions import (
+from ..conf import TOKEN
+from ..exceptions import (
     APIError,
     AuthenticationError,
     InvalidRequestError,
@@ -27,7 +27,7 @@ from .exceptions import (
 )
 
 if TYPE_CHECKING:
-    from .visitors import Visitor
+    from ..visitors import Visitor
 
 MAX_BODY = 64 * 1024  # bytes, after decompression
 MAX_TEXT = 500  # characters kept of a text of HubSpot's

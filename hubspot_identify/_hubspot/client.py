@@ -18,12 +18,12 @@ import requests
 import requests.auth
 import urllib3
 
-from .answers import MAX_BODY, Answer, personal_data, read_token
-from .conf import Config
-from .exceptions import AuthenticationError, CredentialError, TransportError
+from ..conf import Config
+from ..exceptions import AuthenticationError, CredentialError, TransportError
+from ..validation import api_key_problem, is_loopback
+from ..visitors import Visitor
+from .responses import MAX_BODY, Answer, personal_data, read_token
 from .transport import CallSockets, calling, new_session
-from .validation import api_key_problem, is_loopback
-from .visitors import Visitor
 
 CONNECT_TIMEOUT = 1.5  # seconds
 READ_TIMEOUT = 2.0  # seconds, between two bytes; the time for the whole call is kept by the caller

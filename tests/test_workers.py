@@ -17,12 +17,12 @@ from support.clocks import GENEROUS_TIMEOUT, SLACK, once_in_time
 from support.logs import logged
 from support.server import TokenServer
 
-from hubspot_identify import background
-from hubspot_identify.background import MAX_ABANDONED_THREADS, SLOTS, Job, Workers, get_workers
-from hubspot_identify.client import TokenClient
+from hubspot_identify._hubspot.client import TokenClient
+from hubspot_identify._tokens import workers as background
+from hubspot_identify._tokens.entries import VisitorToken
+from hubspot_identify._tokens.workers import MAX_ABANDONED_THREADS, SLOTS, Job, Workers, get_workers
 from hubspot_identify.conf import get_config
 from hubspot_identify.exceptions import TransportError
-from hubspot_identify.tokens import VisitorToken
 from hubspot_identify.visitors import Visitor
 
 ADA = Visitor("ada@example.com")

@@ -10,21 +10,21 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from . import signals
-from .background import Job, get_workers
+from .. import signals
+from ..exceptions import APIError, HubSpotIdentifyError, TransportError
+from ..logs import log_seldom
 from .breaker import get_breaker
-from .exceptions import APIError, HubSpotIdentifyError, TransportError
+from .entries import DEAD_AFTER, Entry, VisitorToken, decode_entry, profile_digest
 from .failures import PAUSE_STATUSES, REFUSED_STATUSES, concerns_all_visitors, pause_after
-from .logs import log_seldom
 from .store import get_store
-from .tokens import DEAD_AFTER, Entry, VisitorToken, decode_entry, profile_digest
+from .workers import Job, get_workers
 
 if TYPE_CHECKING:
     from django.dispatch import Signal
 
-    from .client import TokenClient
-    from .conf import Config
-    from .visitors import Visitor
+    from .._hubspot.client import TokenClient
+    from ..conf import Config
+    from ..visitors import Visitor
 
 logger = logging.getLogger(__name__)
 

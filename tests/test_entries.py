@@ -13,8 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pytest_django import Settings
 
-from hubspot_identify.conf import Config, build_config
-from hubspot_identify.tokens import (
+from hubspot_identify._tokens.entries import (
     CHANGE_AFTER,
     CLOCK_SKEW,
     DEAD_AFTER,
@@ -33,6 +32,7 @@ from hubspot_identify.tokens import (
     renewal_age,
     subject,
 )
+from hubspot_identify.conf import Config, build_config
 from hubspot_identify.visitors import Visitor
 
 NOW = 1_800_000_000.0

@@ -18,11 +18,11 @@ from typing import Any, TypeVar
 from django.core.cache import InvalidCacheBackendError, caches
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 
-from ._compat import fixed_cache_keys
-from .exceptions import ConfigurationError
-from .logs import log_seldom
+from .._compat import fixed_cache_keys
+from ..exceptions import ConfigurationError
+from ..logs import log_seldom
+from .entries import PREFIX
 from .per_process import PerProcess
-from .tokens import PREFIX
 
 logger = logging.getLogger(__name__)
 

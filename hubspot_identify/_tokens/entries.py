@@ -18,8 +18,8 @@ from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.utils.crypto import salted_hmac
 
-from .conf import TOKEN, Config
-from .visitors import Visitor
+from ..conf import TOKEN, Config
+from ..visitors import Visitor
 
 HOUR = 3600.0
 #: A token this old (seconds) is renewed behind the page, or up to 10 % sooner: later, and the tokens that fall due as

@@ -16,8 +16,15 @@ import responses
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hubspot_identify.answers import MAX_SECRETS, MAX_TEXT, MAX_TEXTS, error_of, parse_retry_after, personal_data
-from hubspot_identify.client import TokenClient
+from hubspot_identify._hubspot.client import TokenClient
+from hubspot_identify._hubspot.responses import (
+    MAX_SECRETS,
+    MAX_TEXT,
+    MAX_TEXTS,
+    error_of,
+    parse_retry_after,
+    personal_data,
+)
 from hubspot_identify.conf import build_config
 from hubspot_identify.exceptions import (
     APIError,
