@@ -29,7 +29,7 @@ from rich.text import Text
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs/images"
-NOBODY = json.dumps({"subject": None, "identity": None})
+ANONYMOUS = json.dumps({"subject": None, "identity": None})
 CHAT = "#hubspot-messages-iframe-container iframe"
 PAGE = {"width": 720, "height": 460}
 
@@ -86,7 +86,7 @@ def picture_chat(browser: Browser, origin: str) -> None:
     ]:
         page = new_page(browser)
         if not knows:  # which is what HubSpot's own embed code tells the widget
-            page.route("**/hubspot/identity/", lambda route: route.fulfill(body=NOBODY, content_type="text/json"))
+            page.route("**/hubspot/identity/", lambda route: route.fulfill(body=ANONYMOUS, content_type="text/json"))
         page.goto(f"{origin}/login/")
         page.get_by_role("button", name="ada@example.com").click()
         page.wait_for_url(f"{origin}/")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Request = TypeVar("Request", "HttpRequest", "HttpRequest | None")
 
 
-def unwrapped(request: Request) -> Request:
+def django_request(request: Request) -> Request:
     """The request of Django's in one of Django REST framework's, which would keep to itself what is noted on it."""
     return getattr(request, "_request", request)
 

@@ -94,7 +94,7 @@ def get_config(account: str | None = None) -> Config:
     name = account or ""
     config = memory.configs.get(name)
     if config is None:
-        config = _without_frames(build_config, memory, name)
+        config = _strip_traceback(build_config, memory, name)
         if config.enabled is not False:  # switched off, any name of a URL is an account; they are not collected
             memory.configs[name] = config
     return config
@@ -117,12 +117,12 @@ def config_for(request: HttpRequest | None, account: str | None = None) -> Confi
 def account_chooser() -> Callable[[HttpRequest], str | None] | None:
     """``CHOOSE_ACCOUNT``, by itself: the settings around the accounts need not be complete."""
     memory = _remembered()
-    if memory.chooser is NOT_READ:
-        memory.chooser = _without_frames(_read_chooser, memory)
+    if memory.chooser is UNSET:
+        memory.chooser = _strip_traceback(_read_chooser, memory)
     return memory.chooser  # type: ignore[return-value]  # read above
 
 
-NOT_READ = object()
+UNSET = object()
 
 
 def _read_chooser(source: object) -> Callable[[HttpRequest], str | None] | None:
@@ -130,7 +130,7 @@ def _read_chooser(source: object) -> Callable[[HttpRequest], str | None] | None:
     return None if values.get("ENABLED") is False else VALIDATORS["CHOOSE_ACCOUNT"](values.get("CHOOSE_ACCOUNT"))
 
 
-def _without_frames(read: Callable[..., T], memory: _Memory, *args: str) -> T:
+def _strip_traceback(read: Callable[..., T], memory: _Memory, *args: str) -> T:
     """Read settings. The frames that do so hold the key in the clear, and Django's debug page, like every collector
     of errors, shows what frames hold: the error goes on without them.
     """
@@ -151,7 +151,7 @@ class _Memory:
         self.caches = caches
         self.installed_apps = installed_apps
         self.configs: dict[str, Config] = {}
-        self.chooser: object = NOT_READ
+        self.chooser: object = UNSET
 
 
 _memory = _Memory(None, None, None)

@@ -29,7 +29,7 @@ def _endpoint_url(account: str, _resolver: URLResolver, _prefix: str, _language:
         return None
 
 
-def is_ours(endpoint: str) -> bool:
+def resolves_to_app(endpoint: str) -> bool:
     """Whether an address leads to the app, and not to a pattern that stands before it in the URLconf."""
     path = unquote(path_of(endpoint))  # reverse() quotes, and resolve() wants it as it came
     return "hubspot_identify" in resolve(path).app_names

@@ -13,7 +13,7 @@ from django.apps import apps
 from django.conf import settings
 
 from .exceptions import InvalidVisitorError
-from .logs import log_seldom
+from .logs import log_throttled
 from .validation import truth
 from .visitors import Visitor, normalize_email
 
@@ -45,7 +45,7 @@ def visitor_of(request: HttpRequest, config: Config) -> Visitor | None:
     try:
         visitor = config.visitor(user, request)  # type: ignore[operator]  # the config imported it
     except InvalidVisitorError as error:
-        log_seldom(logger, logging.INFO, "User %s is not identified: %s", _loggable_pk(user), error, reason="")
+        log_throttled(logger, logging.INFO, "User %s is not identified: %s", _loggable_pk(user), error, reason="")
         return None
     if visitor is not None and not isinstance(visitor, Visitor):
         raise TypeError(f"HUBSPOT_IDENTIFY['VISITOR'] returned a {type(visitor).__name__}, not a Visitor or None.")

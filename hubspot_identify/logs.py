@@ -9,10 +9,10 @@ from .exceptions import ConfigurationError, UnknownAccountError
 
 MINUTE = 60.0
 
-_said: dict[tuple[str, ...], float] = {}
+_last_logged: dict[tuple[str, ...], float] = {}
 
 
-def log_seldom(
+def log_throttled(
     logger: logging.Logger,
     level: int,
     message: str,
@@ -24,8 +24,8 @@ def log_seldom(
     """Log a line, unless this process said it for the same reason less than ``every`` seconds ago."""
     now = time.monotonic()
     key = (logger.name, message, reason)
-    if now - _said.get(key, -every) >= every:
-        _said[key] = now
+    if now - _last_logged.get(key, -every) >= every:
+        _last_logged[key] = now
         logger.log(level, message, *args, exc_info=exc_info)
 
 
@@ -43,11 +43,11 @@ def log_exception(logger: logging.Logger, error: Exception, misconfigured: str, 
     """
     if isinstance(error, ConfigurationError):
         reason = "account" if isinstance(error, UnknownAccountError) else str(error)
-        log_seldom(logger, logging.ERROR, misconfigured, error, reason=reason, every=float("inf"))
+        log_throttled(logger, logging.ERROR, misconfigured, error, reason=reason, every=float("inf"))
     else:
-        log_seldom(logger, logging.ERROR, unexpected, reason=type(error).__name__, exc_info=error)
+        log_throttled(logger, logging.ERROR, unexpected, reason=type(error).__name__, exc_info=error)
 
 
-def forget_said() -> None:
+def reset_log_throttle() -> None:
     """Forget which lines were logged; for tests."""
-    _said.clear()
+    _last_logged.clear()

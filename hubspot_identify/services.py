@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 
-from ._compat import keep_out_of_page_caches, unwrapped
+from ._compat import django_request, keep_out_of_page_caches
 from ._tokens.breaker import get_breaker
 from ._tokens.entries import DEAD_AFTER, VisitorToken, decode_entry, entry_key
 from ._tokens.entries import subject as subject_of
-from ._tokens.fetch import start_call, start_flight
+from ._tokens.fetch import start_fetch, start_uncached_call
 from ._tokens.store import get_store
 from .conf import Config, config_for, get_config
 from .delivery import endpoint_url, is_inline
@@ -54,7 +54,7 @@ class Identification:
         return {"subject": self.subject, "identity": self.identity}
 
 
-NOBODY = Identification(subject=None, identity=None)
+ANONYMOUS = Identification(subject=None, identity=None)
 
 
 def create_token(visitor: Visitor, *, account: str | None = None) -> VisitorToken:
@@ -69,18 +69,18 @@ def create_token(visitor: Visitor, *, account: str | None = None) -> VisitorToke
     """
     config = _callable_config(visitor, account)
     end = time.monotonic() + config.timeout
-    while (job := start_call(visitor, config)) is None and time.monotonic() < end:
+    while (job := start_uncached_call(visitor, config)) is None and time.monotonic() < end:
         time.sleep(_POLL)
-    return _made(job, job.wait(end - time.monotonic()) if job else None)
+    return _token_or_raise(job, job.wait(end - time.monotonic()) if job else None)
 
 
 async def acreate_token(visitor: Visitor, *, account: str | None = None) -> VisitorToken:
     """Asynchronous :func:`create_token`."""
     config = _callable_config(visitor, account)
     end = time.monotonic() + config.timeout
-    while (job := start_call(visitor, config)) is None and time.monotonic() < end:
+    while (job := start_uncached_call(visitor, config)) is None and time.monotonic() < end:
         await asyncio.sleep(_POLL)
-    return _made(job, await job.await_(end - time.monotonic()) if job else None)
+    return _token_or_raise(job, await job.await_(end - time.monotonic()) if job else None)
 
 
 def get_token(visitor: Visitor, wait: float = 0.0, *, account: str | None = None) -> VisitorToken | None:
@@ -95,13 +95,15 @@ def get_token(visitor: Visitor, wait: float = 0.0, *, account: str | None = None
         the token, or ``None``. Trouble of HubSpot or the cache is logged and never raised.
     """
     config = _checked_config(visitor, wait, account)
-    return _wait(_look_up(visitor, config), wait) if config.enabled else None
+    return _wait(_read_cache_and_schedule(visitor, config), wait) if config.enabled else None
 
 
 async def aget_token(visitor: Visitor, wait: float = 0.0, *, account: str | None = None) -> VisitorToken | None:
     """Asynchronous :func:`get_token`."""
     config = _checked_config(visitor, wait, account)
-    return await _await(await sync_to_async(_look_up)(visitor, config), wait) if config.enabled else None
+    return (
+        await _await(await sync_to_async(_read_cache_and_schedule)(visitor, config), wait) if config.enabled else None
+    )
 
 
 def forget_token(visitor: Visitor, *, account: str | None = None) -> None:
@@ -137,23 +139,23 @@ def identify(request: HttpRequest, *, wait: float | None = None, account: str | 
         account: a name from ``ACCOUNTS``; ``None`` asks ``CHOOSE_ACCOUNT``.
     """
     wait = None if wait is None else _checked_wait(wait)
-    visitor, config, found = _look_up_request(request, account)
+    visitor, config, found = _resolve_request(request, account)
     if visitor is None:
-        return NOBODY
+        return ANONYMOUS
     return _identification(visitor, config, found, _wait(found, _page_wait(wait, found, config)))
 
 
 async def aidentify(request: HttpRequest, *, wait: float | None = None, account: str | None = None) -> Identification:
     """Asynchronous :func:`identify`, whose result views pass to the tag: ``identity=await aidentify(request)``."""
     wait = None if wait is None else _checked_wait(wait)
-    visitor, config, found = await sync_to_async(_look_up_request)(request, account)
+    visitor, config, found = await sync_to_async(_resolve_request)(request, account)
     if visitor is None:
-        return NOBODY
+        return ANONYMOUS
     return _identification(visitor, config, found, await _await(found, _page_wait(wait, found, config)))
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class CacheLookup:
     """What a look into the cache gave: a token, a job that makes one, and whether it's worth asking again."""
 
     token: VisitorToken | None = None
@@ -161,30 +163,30 @@ class Found:
     pending: bool = False
 
 
-def _look_up_request(request: HttpRequest, account: str | None) -> tuple[Visitor | None, Config, Found]:
+def _resolve_request(request: HttpRequest, account: str | None) -> tuple[Visitor | None, Config, CacheLookup]:
     """Whom a request speaks for, and what is there for them; nothing is looked up for nobody."""
-    page = unwrapped(request)
+    page = django_request(request)
     keep_out_of_page_caches(page)
     config = config_for(request, account)
     visitor = visitor_of(request, config)
     if visitor is not None:
         mark_identified(page)
-    return visitor, config, Found() if visitor is None else _look_up(visitor, config)
+    return visitor, config, CacheLookup() if visitor is None else _read_cache_and_schedule(visitor, config)
 
 
-def _look_up(visitor: Visitor, config: Config) -> Found:
+def _read_cache_and_schedule(visitor: Visitor, config: Config) -> CacheLookup:
     """One read of the cache, and where it says so a try for a worker. The rest is the worker's."""
     now = time.time()
     key = entry_key(visitor, config)
     entry = decode_entry(get_store(config.cache).get(key), key, now)
     token = VisitorToken(entry.token, visitor, entry.created_at) if entry.token else None
     if not entry.is_due(visitor, now) or get_breaker(config).is_open_locally:
-        return Found(token)
-    job = start_flight(key, visitor, config, has_failure=entry.has_failure(now))
-    return Found(token, job, pending=token is None)
+        return CacheLookup(token)
+    job = start_fetch(key, visitor, config, has_failure=entry.has_failure(now))
+    return CacheLookup(token, job, pending=token is None)
 
 
-def _wait(found: Found, seconds: float) -> VisitorToken | None:
+def _wait(found: CacheLookup, seconds: float) -> VisitorToken | None:
     if found.token is None and found.job is not None and seconds > 0:
         try:
             return found.job.wait(seconds)
@@ -193,7 +195,7 @@ def _wait(found: Found, seconds: float) -> VisitorToken | None:
     return found.token
 
 
-async def _await(found: Found, seconds: float) -> VisitorToken | None:
+async def _await(found: CacheLookup, seconds: float) -> VisitorToken | None:
     if found.token is None and found.job is not None and seconds > 0:
         try:
             return await found.job.await_(seconds)
@@ -202,7 +204,7 @@ async def _await(found: Found, seconds: float) -> VisitorToken | None:
     return found.token
 
 
-def _identification(visitor: Visitor, config: Config, found: Found, token: VisitorToken | None) -> Identification:
+def _identification(visitor: Visitor, config: Config, found: CacheLookup, token: VisitorToken | None) -> Identification:
     subject = subject_of(visitor, config)
     if token is None:
         return Identification(subject, None, found.pending)
@@ -210,7 +212,7 @@ def _identification(visitor: Visitor, config: Config, found: Found, token: Visit
     return Identification(subject, identity)
 
 
-def _page_wait(wait: float | None, found: Found, config: Config) -> float:
+def _page_wait(wait: float | None, found: CacheLookup, config: Config) -> float:
     if wait is not None:
         return wait
     if found.token is not None:  # nearly always, and the rest takes its time
@@ -218,7 +220,7 @@ def _page_wait(wait: float | None, found: Found, config: Config) -> float:
     return config.page_wait if config.enabled and is_inline(config, endpoint_url(config)) else 0.0
 
 
-def _made(job: Job | None, token: VisitorToken | None) -> VisitorToken:
+def _token_or_raise(job: Job | None, token: VisitorToken | None) -> VisitorToken:
     if job is None:
         raise TransportError("All workers were busy with calls that HubSpot does not answer.")
     if token is None:

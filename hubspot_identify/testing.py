@@ -38,9 +38,9 @@ from requests.adapters import BaseAdapter
 from ._hubspot import client as client_module
 from ._hubspot.transport import CallSockets, new_session
 from ._tokens import store as store_module
-from ._tokens.breaker import forget_breakers
-from ._tokens.store import forget_stores
-from ._tokens.workers import forget_workers, get_workers
+from ._tokens.breaker import reset_breakers
+from ._tokens.store import reset_stores
+from ._tokens.workers import get_workers, reset_workers
 from .conf import config_for
 from .exceptions import (
     AuthenticationError,
@@ -53,7 +53,7 @@ from .exceptions import (
     UnavailableError,
     UnexpectedResponseError,
 )
-from .logs import forget_said
+from .logs import reset_log_throttle
 from .validation import VALIDATORS, account_overrides, settings_dict
 from .visitors import Visitor
 
@@ -119,8 +119,8 @@ class FakeHubSpot:
         self._failure = None
         self.settle()
         self._cache.clear()
-        forget_breakers()
-        forget_said()
+        reset_breakers()
+        reset_log_throttle()
 
     def hold(self) -> None:
         """Let the calls from now on hang, until :meth:`release` or the end of the test."""
@@ -277,10 +277,10 @@ def _join() -> None:
 
 
 def _forget_process_state() -> None:
-    forget_workers()
-    forget_breakers()
-    forget_stores()
-    forget_said()
+    reset_workers()
+    reset_breakers()
+    reset_stores()
+    reset_log_throttle()
 
 
 def _usable_settings() -> dict[str, Any]:

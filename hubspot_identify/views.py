@@ -20,7 +20,7 @@ from django.views.decorators.csrf import csrf_exempt
 from ._compat import keep_out_of_logs
 from .exceptions import UnknownAccountError
 from .logs import log_exception
-from .services import NOBODY, Identification, identify
+from .services import ANONYMOUS, Identification, identify
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def _respond(request: HttpRequest, account: str | None) -> HttpResponse:
         if settings.DEBUG:
             raise
         _log(error)
-        return JsonResponse(NOBODY.as_dict(), status=503)
+        return JsonResponse(ANONYMOUS.as_dict(), status=503)
     response = JsonResponse(found.as_dict(), status=202 if found.pending else 200)
     if found.pending:
         response.headers["Retry-After"] = str(RETRY_AFTER)
@@ -79,7 +79,7 @@ def _identify(request: HttpRequest, account: str | None) -> Identification:
             _log(error)
         # Reading the session makes Django treat its cookie as it does if the account exists.
         _ = getattr(getattr(request, "user", None), "is_authenticated", False)
-        return NOBODY
+        return ANONYMOUS
 
 
 def _log(error: Exception) -> None:

@@ -19,13 +19,13 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 
-from ._compat import get_django_nonce, keep_out_of_page_caches, unwrapped
+from ._compat import django_request, get_django_nonce, keep_out_of_page_caches
 from ._fragment_caches import enclosing_cache
 from .conf import Config, account_chooser, config_for
 from .delivery import endpoint_url, is_inline
 from .eligibility import is_enabled
 from .exceptions import ConfigurationError
-from .logs import log_exception, log_seldom
+from .logs import log_exception, log_throttled
 from .middleware import is_marked_too_late, mark_identified
 from .services import Identification, identify
 
@@ -65,7 +65,7 @@ def render_script(
     if identity is not None and not isinstance(identity, Identification):
         raise TypeError(f"identity is a {type(identity).__name__}: pass what services.identify(request) returned.")
     try:
-        return _render(unwrapped(request), nonce, account, identity)
+        return _render(django_request(request), nonce, account, identity)
     except Exception as error:
         if settings.DEBUG:
             raise
@@ -219,7 +219,7 @@ def _is_streamed(request: HttpRequest) -> bool:
     """Return whether the headers of the page are gone, so that nothing keeps caches from storing an identity."""
     if not is_marked_too_late(request):
         return False
-    log_seldom(
+    log_throttled(
         logger,
         logging.ERROR,
         "The hubspot_identify tag is rendered while the page is streamed. Its headers have been sent without "
@@ -235,7 +235,7 @@ def _in_fragment_cache() -> bool:
     cache = enclosing_cache()
     if cache is None:
         return False
-    log_seldom(
+    log_throttled(
         logger,
         logging.ERROR,
         "The hubspot_identify tag is inside %s, whose output may be served to other visitors, so nothing that depends "
@@ -251,7 +251,7 @@ def _in_event_loop() -> bool:
         asyncio.get_running_loop()
     except RuntimeError:
         return False
-    log_seldom(
+    log_throttled(
         logger,
         logging.WARNING,
         "A template rendered in an asynchronous view can't ask who the visitor is: pass "

@@ -24,10 +24,10 @@ from support.server import TokenServer, TokenServerProcess
 
 from hubspot_identify._hubspot import client
 from hubspot_identify._tokens import store
-from hubspot_identify._tokens.breaker import forget_breakers
-from hubspot_identify._tokens.store import forget_stores
-from hubspot_identify._tokens.workers import forget_workers, get_workers
-from hubspot_identify.logs import forget_said
+from hubspot_identify._tokens.breaker import reset_breakers
+from hubspot_identify._tokens.store import reset_stores
+from hubspot_identify._tokens.workers import get_workers, reset_workers
+from hubspot_identify.logs import reset_log_throttle
 
 # On a busy machine an example can take any time, and no property that is tested here is about time.
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -58,10 +58,10 @@ def fresh_process_state() -> Iterator[None]:
         if not get_workers().join(30):
             pytest.fail("A worker thread outlived the test.", pytrace=False)
     finally:
-        forget_workers()
-        forget_breakers()
-        forget_stores()
-        forget_said()
+        reset_workers()
+        reset_breakers()
+        reset_stores()
+        reset_log_throttle()
         caches["default"].clear()
 
 

@@ -25,13 +25,13 @@ from support.pages import ada, grace, keep_token, render_django, request_by
 from support.server import TokenServer
 
 from hubspot_identify import services
-from hubspot_identify._tokens.breaker import forget_breakers, get_breaker
+from hubspot_identify._tokens.breaker import get_breaker, reset_breakers
 from hubspot_identify._tokens.entries import entry_key
 from hubspot_identify._tokens.entries import subject as subject_of
 from hubspot_identify._tokens.workers import get_workers
 from hubspot_identify.conf import build_config
 from hubspot_identify.exceptions import ConfigurationError, InvalidVisitorError
-from hubspot_identify.logs import _said
+from hubspot_identify.logs import _last_logged
 from hubspot_identify.views import identity
 from hubspot_identify.visitors import Visitor
 
@@ -212,7 +212,7 @@ def test_sites_with_a_callable_key_share_nothing(
             monkeypatch.setitem(connections.settings["default"], name, value)
         else:
             setattr(settings, name, value)
-    forget_breakers()
+    reset_breakers()
     assert entry_key(ADA, config) != before[0]
     assert get_breaker(config)._key != before[1]
 
@@ -352,7 +352,7 @@ def test_unknown_account_names_fill_neither_log_nor_memory(
     ours = [record for record in caplog.records if record.name.startswith("hubspot_identify")]
     assert [record.levelno for record in ours] == [logging.ERROR] * 2
     assert all("x0" in record.getMessage() and "\n" not in record.getMessage() for record in ours)
-    assert len(_said) == 2
+    assert len(_last_logged) == 2
 
 
 def test_debug_page_of_a_failing_callable_shows_no_secret(settings: Settings, client: Client) -> None:
@@ -384,6 +384,6 @@ def as_ada(get_response: Any) -> Any:
 def test_anonymous_visitors_cause_no_call(hubspot: TokenServer) -> None:
     """Without a session, requests start neither a call nor a worker."""
     for _ in range(10):
-        assert services.identify(request_by(AnonymousUser())) == services.NOBODY
+        assert services.identify(request_by(AnonymousUser())) == services.ANONYMOUS
     assert hubspot.calls == 0
     assert get_workers().join(0)

@@ -18,7 +18,7 @@ from support.caches import SHARED_BACKENDS, CacheBackend
 from support.clocks import Clock
 from support.faulty_cache import FaultyCache, refused
 
-from hubspot_identify._hubspot.responses import error_of
+from hubspot_identify._hubspot.responses import error_from_response
 from hubspot_identify._tokens import store as store_module
 from hubspot_identify._tokens.breaker import (
     CLOSED,
@@ -79,7 +79,7 @@ def breaker(new_breaker: NewBreaker) -> Breaker:
 
 def response_error(status: int, headers: dict[str, str] | None = None, body: bytes = b"") -> HubSpotIdentifyError:
     """Return the error for a response."""
-    return error_of(status, headers or {}, body)
+    return error_from_response(status, headers or {}, body)
 
 
 def rejected_key(status: int = 401, category: str = "INVALID_AUTHENTICATION") -> HubSpotIdentifyError:

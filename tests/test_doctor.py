@@ -73,7 +73,7 @@ def production(settings: Settings, redis_url: str, token_server: TokenServer) ->
 def no_users(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Skip the check of the users in tests without a database."""
     if "db" not in request.fixturenames:
-        monkeypatch.setattr(doctor, "look_at_users", lambda visitor, config: ())
+        monkeypatch.setattr(doctor, "check_users", lambda visitor, config: ())
 
 
 def run(*arguments: str) -> tuple[int, str, str]:

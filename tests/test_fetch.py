@@ -33,7 +33,14 @@ from hubspot_identify._tokens.entries import (
     entry_key,
     profile_digest,
 )
-from hubspot_identify._tokens.fetch import RETRY_AGAIN, RETRY_CHANGES, RETRY_FAILED, RETRY_REFUSED, Flight, start_flight
+from hubspot_identify._tokens.fetch import (
+    RETRY_AGAIN,
+    RETRY_CHANGES,
+    RETRY_FAILED,
+    RETRY_REFUSED,
+    TokenFetch,
+    start_fetch,
+)
 from hubspot_identify._tokens.workers import Job, get_workers
 from hubspot_identify.conf import Config, get_config
 from hubspot_identify.exceptions import (
@@ -62,7 +69,7 @@ def frozen_time() -> Iterator[time_machine.Traveller]:
 def schedule(visitor: Visitor = ADA, config: Config | None = None) -> Job:
     """Schedule a fetch, and return its job."""
     config = config or get_config()
-    job = start_flight(entry_key(visitor, config), visitor, config)
+    job = start_fetch(entry_key(visitor, config), visitor, config)
     assert job is not None
     return job
 
@@ -458,7 +465,7 @@ def test_late_call_counts_as_a_failure_and_its_token_is_cached(
 def test_late_token_leaves_no_failure_on_record(short_timeout: TokenServer, reported_errors: list[object]) -> None:
     """The token arrives after the deadline and before the next job of this process looks for overdue calls."""
     config = get_config()
-    token_fetch = Flight(entry_key(ADA, config), ADA, config)
+    token_fetch = TokenFetch(entry_key(ADA, config), ADA, config)
     job = Job("key", token_fetch.fly, 0.0, None)
     with time_machine.travel(NOW, tick=False) as traveller:
         token_fetch._deadline = NOW + 0.2
@@ -481,7 +488,7 @@ def test_late_call_without_a_connection_is_not_on_the_visitors_record(
 ) -> None:
     """If the resolver or a callable key hangs until the deadline, the visitor is not the reason."""
     config = get_config()
-    token_fetch = Flight(entry_key(ADA, config), ADA, config)
+    token_fetch = TokenFetch(entry_key(ADA, config), ADA, config)
     token_fetch._client = TokenClient()
     frozen_time.shift(config.timeout)
     token_fetch.give_up()
@@ -507,7 +514,7 @@ def test_late_error_is_counted_once(
 def test_call_that_was_late_long_ago_is_not_counted(short_timeout: TokenServer, reported_errors: list[object]) -> None:
     """On a quiet site the next job may run an hour later. The old failures are reported and do not open the breaker."""
     config = get_config()
-    token_fetch = Flight(entry_key(ADA, config), ADA, config)
+    token_fetch = TokenFetch(entry_key(ADA, config), ADA, config)
     token_fetch._client = TokenClient()
     with time_machine.travel(token_fetch._deadline + RETRY_FAILED[1] + 1, tick=False):
         for _ in range(FAILURES):

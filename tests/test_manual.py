@@ -32,7 +32,7 @@ from hubspot_identify.visitors import Visitor
 def test_log_table_lists_every_logger() -> None:
     """The table has each module of the app that logs, and only levels that exist."""
     rows = table_of("docs/observability")
-    modules = pkgutil.iter_modules(hubspot_identify.__path__, "hubspot_identify.")
+    modules = pkgutil.walk_packages(hubspot_identify.__path__, "hubspot_identify.")
     loggers = [getattr(import_module(module.name), "logger", None) for module in modules]
     assert {name for name, _, _ in rows} == {logger.name for logger in loggers if logger}
     assert {level for _, level, _ in rows} <= set(logging.getLevelNamesMapping())

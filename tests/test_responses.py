@@ -21,7 +21,7 @@ from hubspot_identify._hubspot.responses import (
     MAX_SECRETS,
     MAX_TEXT,
     MAX_TEXTS,
-    error_of,
+    error_from_response,
     parse_retry_after,
     personal_data,
 )
@@ -64,7 +64,7 @@ def api_error(status: int, body: object = b"", **headers: str) -> APIError:
 
 def error_without(secrets: Sequence[str], body: object) -> APIError:
     """Return the exception for a response 400, with the secrets removed."""
-    error = error_of(400, {}, json.dumps(body).encode(), secrets=secrets)
+    error = error_from_response(400, {}, json.dumps(body).encode(), secrets=secrets)
     assert isinstance(error, APIError)
     return error
 
@@ -293,7 +293,7 @@ FIELDS = ("category", "errorType", "message", "correlationId", "context", "links
 @example(status=400, headers={}, body=b'{"category": "A", "message": "text"}')
 def test_any_error_response_is_an_exception_with_short_texts(status: int, headers: dict[str, str], body: bytes) -> None:
     """The text of the exception is one printable line, and the attributes are short and of their types."""
-    error = error_of(status, headers, body)
+    error = error_from_response(status, headers, body)
     assert str(error).isprintable()
     assert len(str(error)) < 500
     if isinstance(error, UnexpectedResponseError):

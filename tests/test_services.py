@@ -208,7 +208,7 @@ def test_disabled_app_makes_no_call(hubspot: TokenServer, settings: Settings) ->
     settings.HUBSPOT_IDENTIFY = {"ENABLED": False}
     assert services.get_token(ADA, wait=1) is None
     services.forget_token(ADA)
-    assert services.identify(request_of()) is services.NOBODY
+    assert services.identify(request_of()) is services.ANONYMOUS
     with pytest.raises(ConfigurationError) as caught:
         services.create_token(ADA)
     assert caught.value.setting == "ENABLED"
@@ -248,7 +248,7 @@ def test_identify_returns_what_the_endpoint_responds(hubspot: TokenServer) -> No
     assert found.identity["email"] == ADA.email == email_of(found.identity["token"])
     assert DEAD_AFTER - 60 < found.identity["expires_in"] <= DEAD_AFTER
     assert not found.pending
-    assert services.identify(request_of(None)) is services.NOBODY
+    assert services.identify(request_of(None)) is services.ANONYMOUS
     assert "ada@" not in repr(found)
 
 

@@ -93,7 +93,7 @@ def test_anonymous_visitors_and_disabled_app_cause_no_call(hubspot: TokenServer,
     """Without a visitor or with ``ENABLED`` set to ``False``, only ``acreate_token()`` raises."""
 
     async def main() -> None:
-        assert await services.aidentify(request_of(None)) is services.NOBODY
+        assert await services.aidentify(request_of(None)) is services.ANONYMOUS
         settings.HUBSPOT_IDENTIFY = {"ENABLED": False}
         assert await services.aget_token(ADA) is None
         with pytest.raises(ConfigurationError):

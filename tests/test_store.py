@@ -18,7 +18,7 @@ from support.logs import logged
 from hubspot_identify._tokens import store as store_module
 from hubspot_identify._tokens.store import LOCAL_ENTRIES, PAUSE, SLOW, LocalStore, Store, get_store
 from hubspot_identify.exceptions import ConfigurationError
-from hubspot_identify.logs import forget_said
+from hubspot_identify.logs import reset_log_throttle
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_cache_that_raises_is_bypassed_for_five_seconds(
     }
     for operation, call in calls.items():
         store = Store("default")
-        forget_said()
+        reset_log_throttle()
         caplog.clear()
         faulty_cache.instead[operation] = refused
         call(store)

@@ -423,7 +423,7 @@ def test_new_workers_have_free_slots(workers: Workers, gate: Gate) -> None:
     """A forked child replaces the workers, whatever the old ones are doing."""
     for number in range(SLOTS):
         submit(workers, f"key{number}", gate)
-    background.forget_workers()
+    background.reset_workers()
     assert get_workers() is not workers
     assert submit(get_workers(), "key").wait(GENEROUS_TIMEOUT) is TOKEN
     gate.opened.set()

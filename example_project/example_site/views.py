@@ -6,7 +6,7 @@ from django.shortcuts import redirect, resolve_url
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST
 
-from hubspot_identify._tokens.breaker import forget_breakers
+from hubspot_identify._tokens.breaker import reset_breakers
 from hubspot_identify.sandbox.state import sandbox
 
 from .sandbox import MOODS
@@ -24,7 +24,7 @@ def mood(request: HttpRequest) -> HttpResponse:
         return HttpResponseBadRequest("There is no such mood.", content_type="text/plain")
     sandbox.set_mood(wanted)
     cache.clear()
-    forget_breakers()
+    reset_breakers()
     back = request.POST.get("next", "")
     if not url_has_allowed_host_and_scheme(back, {request.get_host()}, request.is_secure()):
         back = resolve_url("home")

@@ -53,7 +53,7 @@ class Answer:
 def read_token(answer: Answer, *, secrets: Sequence[str]) -> str:
     """The token in an answer, or the error that the answer means."""
     if 200 <= answer.status < 300:
-        problem = _problem_of_body(answer)
+        problem = _body_error(answer)
         if problem:
             raise UnexpectedResponseError(f"HubSpot answered {answer.status} {problem}.", status=answer.status)
         token = _json_object(answer.body).get("token")
@@ -69,12 +69,12 @@ def read_token(answer: Answer, *, secrets: Sequence[str]) -> str:
         # http.client skips only 100. The final response would follow on this connection, which is closed.
         raise TransportError(f"HubSpot sent an interim response ({answer.status}) in place of a final one.")
     if 400 <= answer.status < 600:
-        raise error_of(answer.status, answer.headers, answer.body, secrets=secrets)
+        raise error_from_response(answer.status, answer.headers, answer.body, secrets=secrets)
     kind = "a redirect, which is not followed" if 300 <= answer.status < 400 else "a status without meaning here"
     raise UnexpectedResponseError(f"HubSpot answered {answer.status}, {kind}.", status=answer.status)
 
 
-def _problem_of_body(answer: Answer) -> str | None:
+def _body_error(answer: Answer) -> str | None:
     if len(answer.body) > MAX_BODY:
         return f"with more than {MAX_BODY} bytes"
     if not answer.complete:
@@ -115,7 +115,7 @@ _KEY_REJECTED: Mapping[int, frozenset[str]] = {
 }
 
 
-def error_of(
+def error_from_response(
     status: int, headers: Mapping[str, str], body: bytes, *, secrets: Sequence[str] = ()
 ) -> APIError | UnexpectedResponseError:
     """Return the error for a response with a status of 400 or above. Every field of the body is optional.
@@ -147,7 +147,7 @@ def error_of(
         f"{text} ({', '.join(details)})" if details else text,
         status=status,
         category=category,
-        hubspot_message=_plain(fields.get("message"), secrets),
+        hubspot_message=_sanitize(fields.get("message"), secrets),
         correlation_id=correlation_id,
         context=_context(fields.get("context"), secrets),
         links=_links(fields.get("links"), secrets),
@@ -199,7 +199,7 @@ def identifier(value: object, secrets: Sequence[str]) -> str:
     return value if value == _redacted(value, secrets, REPLACED_ANYWHERE_IN_IDENTIFIERS) else ""
 
 
-def _plain(value: object, secrets: Sequence[str]) -> str:
+def _sanitize(value: object, secrets: Sequence[str]) -> str:
     """A text of HubSpot's in one printable line, cut, and with the secrets replaced."""
     if not isinstance(value, str):
         return ""
@@ -244,7 +244,7 @@ def _context(value: object, secrets: Sequence[str]) -> dict[str, list[str]]:
     ]
     context: dict[str, list[str]] = {}
     for name, text in pairs[:MAX_TEXTS]:
-        context.setdefault(_plain(name, secrets), []).append(_plain(text, secrets))
+        context.setdefault(_sanitize(name, secrets), []).append(_sanitize(text, secrets))
     return context
 
 
@@ -252,4 +252,4 @@ def _links(value: object, secrets: Sequence[str]) -> dict[str, str]:
     if not isinstance(value, dict):
         return {}
     links = [(name, link) for name, link in value.items() if isinstance(link, str) and link.startswith("https://")]
-    return {_plain(name, secrets): _plain(link, secrets) for name, link in links[:MAX_TEXTS]}
+    return {_sanitize(name, secrets): _sanitize(link, secrets) for name, link in links[:MAX_TEXTS]}

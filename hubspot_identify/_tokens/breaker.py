@@ -290,6 +290,6 @@ def get_breaker(config: Config) -> Breaker:
     return breakers.get(key) or breakers.setdefault(key, Breaker(config, get_store(config.cache)))
 
 
-def forget_breakers() -> None:
+def reset_breakers() -> None:
     """Start anew; for tests. What is shared stays in the cache."""
     _breakers.renew()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .. import signals
 from ..exceptions import APIError, HubSpotIdentifyError, TransportError
-from ..logs import log_seldom
+from ..logs import log_throttled
 from .breaker import get_breaker
 from .entries import DEAD_AFTER, Entry, VisitorToken, decode_entry, profile_digest
 from .failures import PAUSE_STATUSES, REFUSED_STATUSES, concerns_all_visitors, pause_after
@@ -34,7 +34,7 @@ RETRY_AGAIN = 300.0  # seconds at most for a visitor who keeps failing; until th
 RETRY_CHANGES = 60.0  # seconds until changed names are tried again that the rate limit has delayed
 
 
-def start_flight(key: str, visitor: Visitor, config: Config, *, has_failure: bool = False) -> Job | None:
+def start_fetch(key: str, visitor: Visitor, config: Config, *, has_failure: bool = False) -> Job | None:
     """Schedule the fetch of a token in the background. Opens no socket and does not access the cache.
 
     Args:
@@ -47,7 +47,7 @@ def start_flight(key: str, visitor: Visitor, config: Config, *, has_failure: boo
     Returns:
         the job, or ``None`` if no worker slot is free.
     """
-    flight = Flight(key, visitor, config)
+    flight = TokenFetch(key, visitor, config)
     return get_workers().submit(
         flight.job_key,
         flight.fly,
@@ -57,7 +57,7 @@ def start_flight(key: str, visitor: Visitor, config: Config, *, has_failure: boo
     )
 
 
-def start_call(visitor: Visitor, config: Config) -> Job | None:
+def start_uncached_call(visitor: Visitor, config: Config) -> Job | None:
     """Have a token made and not cached, whatever breaker and rate window say. ``None``: no free worker."""
 
     def call(job: Job, client: TokenClient) -> VisitorToken:
@@ -67,7 +67,7 @@ def start_call(visitor: Visitor, config: Config) -> Job | None:
     return get_workers().submit(f"call {id(call)}", call, config.timeout)
 
 
-class Flight:
+class TokenFetch:
     """One visitor's token on its way. Created in the request's thread; everything else runs on a worker.
 
     Attributes:
@@ -185,7 +185,7 @@ class Flight:
             return  # the breaker has logged why it opened
         suffix = self._config.log_suffix
         reason = type(error).__name__ + suffix
-        log_seldom(logger, logging.WARNING, "No identification token. %s%s", error, suffix, reason=reason)
+        log_throttled(logger, logging.WARNING, "No identification token. %s%s", error, suffix, reason=reason)
 
     def _send(self, signal: Signal, **arguments: object) -> None:
         signal.send_robust(type(self._visitor), visitor=self._visitor, account=self._config.account, **arguments)

@@ -20,7 +20,7 @@ from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperatio
 
 from .._compat import fixed_cache_keys
 from ..exceptions import ConfigurationError
-from ..logs import log_seldom
+from ..logs import log_throttled
 from .entries import PREFIX
 from .per_process import PerProcess
 
@@ -60,7 +60,7 @@ class Store:
         """Within the block, use keys that another thread made. If the cache can't, bypass it on this thread."""
         with fixed_cache_keys(caches[self._alias], made, PREFIX) as succeeded:
             if not succeeded:
-                log_seldom(
+                log_throttled(
                     logger,
                     logging.ERROR,
                     "The cache %r does not find in a request what a background thread stores, because its make_key() "
@@ -142,7 +142,7 @@ class Store:
 
     def _trouble(self, operation: str, reason: str) -> None:
         self._down_until = time.monotonic() + PAUSE
-        log_seldom(
+        log_throttled(
             logger,
             logging.WARNING,
             "The cache %r is in trouble (%s: %s); it is not asked for %.0f s, this process serves from its memory.",
@@ -214,6 +214,6 @@ def get_store(alias: str) -> Store:
     return store
 
 
-def forget_stores() -> None:
+def reset_stores() -> None:
     """Start anew; for tests."""
     _stores.renew()

@@ -26,7 +26,7 @@ from django.core.cache import caches
 from django.db import connections
 
 from ..exceptions import HubSpotIdentifyError, TransportError
-from ..logs import log_seldom
+from ..logs import log_throttled
 from .entries import VisitorToken
 from .per_process import PerProcess
 
@@ -140,7 +140,7 @@ class Workers:
             if len(self._jobs) >= (SLOTS if may_take_last_slot else SLOTS - 1):
                 return None
             if len(self._abandoned) >= MAX_ABANDONED_THREADS:
-                log_seldom(
+                log_throttled(
                     logger,
                     logging.WARNING,
                     "Token fetch not scheduled: %d worker threads are still blocked.",
@@ -160,7 +160,7 @@ class Workers:
                 self._jobs.pop(key, None)
                 self._deferred_callbacks = callbacks + self._deferred_callbacks
             job.finish(None)
-            log_seldom(logger, logging.ERROR, "No thread can be started to make identification tokens.", reason="")
+            log_throttled(logger, logging.ERROR, "No thread can be started to make identification tokens.", reason="")
             return None
         return job
 
@@ -183,7 +183,7 @@ class Workers:
             if job.on_overdue is not None:
                 self._deferred_callbacks.append(job.on_overdue)
             if not job.started:
-                log_seldom(
+                log_throttled(
                     logger,
                     logging.ERROR,
                     "A thread that was to make an identification token never ran. Threads don't seem to run here "
@@ -276,6 +276,6 @@ def get_workers() -> Workers:
     return _workers.get()
 
 
-def forget_workers() -> None:
+def reset_workers() -> None:
     """Start anew; for tests."""
     _workers.renew()

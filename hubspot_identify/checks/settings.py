@@ -17,7 +17,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
 from ..conf import Config, build_config, values_of
-from ..delivery import endpoint_url, is_inline, is_ours
+from ..delivery import endpoint_url, is_inline, resolves_to_app
 from ..exceptions import ConfigurationError
 from ..validation import WIDGET_OPTIONS, account_overrides, check_widget_option
 
@@ -151,7 +151,7 @@ def _delivery_problems(config: Config) -> Iterator[CheckMessage]:
     endpoint = endpoint_url(config)
     route = 'path("hubspot/", include("hubspot_identify.urls"))'
     if endpoint is not None:
-        if not is_ours(endpoint) and not is_inline(config, endpoint):
+        if not resolves_to_app(endpoint) and not is_inline(config, endpoint):
             yield Error(
                 f"{endpoint} does not lead to the app: another URL pattern comes first, and nobody is identified.",
                 hint=f"Move {route} to the top of urlpatterns in {settings.ROOT_URLCONF}.",

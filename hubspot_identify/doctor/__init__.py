@@ -12,21 +12,21 @@ from django.utils.translation import gettext as _
 from ..conf import get_config
 from ..exceptions import ConfigurationError, UnknownAccountError
 from ..visitors import Visitor
-from .endpoint import look_at_endpoint
+from .endpoint import check_endpoint
 from .findings import ERROR, NOTE, Finding
-from .network import Progress, ask_hubspot, look_at_loader
+from .network import Progress, ask_hubspot, check_loader
 from .site import (
-    look_at_breaker,
-    look_at_cache,
-    look_at_csp,
-    look_at_delivery,
-    look_at_path,
-    look_at_region,
-    look_at_users,
+    check_breaker,
+    check_cache,
+    check_csp,
+    check_delivery,
+    check_path,
+    check_region,
+    check_users,
 )
 
 #: For whom the token is made if nobody is named. HubSpot makes a contact only once a chat begins.
-NOBODY = "hubspot-doctor@example.com"
+DEFAULT_EMAIL = "hubspot-doctor@example.com"
 
 
 def examine(account: str, visitor: Visitor, progress: Progress, host: str = "") -> Iterator[Finding]:
@@ -46,14 +46,14 @@ def examine(account: str, visitor: Visitor, progress: Progress, host: str = "") 
     if config.enabled is False:
         yield Finding("settings", NOTE, _("ENABLED is False: there is no chat, and nothing to examine."))
         return
-    yield look_at_path(config)
-    yield from look_at_region(config)
-    yield look_at_delivery(config)
-    yield from look_at_endpoint(config, host)
-    yield look_at_cache(config.cache)
-    yield from look_at_breaker(config)
-    yield from look_at_csp(config)
-    yield from look_at_loader(config, progress)
-    if visitor.email != NOBODY:
-        yield from look_at_users(visitor, config)
+    yield check_path(config)
+    yield from check_region(config)
+    yield check_delivery(config)
+    yield from check_endpoint(config, host)
+    yield check_cache(config.cache)
+    yield from check_breaker(config)
+    yield from check_csp(config)
+    yield from check_loader(config, progress)
+    if visitor.email != DEFAULT_EMAIL:
+        yield from check_users(visitor, config)
     yield from ask_hubspot(visitor, config, progress)

@@ -36,7 +36,7 @@ class _Response:
         return ", ".join(filter(None, [f"HTTP {self.status}" if self.status else "", self.detail]))
 
 
-def look_at_endpoint(config: Config, host: str) -> Iterator[Finding]:
+def check_endpoint(config: Config, host: str) -> Iterator[Finding]:
     """Request the endpoint as an anonymous visitor, and name the middleware that responds in its place.
 
     Args:

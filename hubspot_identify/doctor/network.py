@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 Progress = Callable[[str, float], None]
 
 
-def look_at_loader(config: Config, progress: Progress) -> Iterator[Finding]:
+def check_loader(config: Config, progress: Progress) -> Iterator[Finding]:
     """Whether the chat's script is where browsers will fetch it."""
     loader = config.loader
     if loader is None:

@@ -38,7 +38,7 @@ END_OF_V3 = date(2027, 9, 1)
 SOON_DAYS = 183
 
 
-def look_at_checks() -> Iterator[Finding]:
+def check_checks() -> Iterator[Finding]:
     """What the system checks say, the advice for deployment included."""
     found = [message for message in run_checks(tags=[TAG], include_deployment_checks=True) if not message.is_silenced()]
     for message in found:
@@ -48,7 +48,7 @@ def look_at_checks() -> Iterator[Finding]:
         yield Finding("checks", OK, _("The system checks have nothing to say."))
 
 
-def look_at_path(config: Config) -> Finding:
+def check_path(config: Config) -> Finding:
     """How long HubSpot supports the API's version."""
     dated = re.search(r"/(\d{4})-(\d{2})/", config.token_path)
     end = END_OF_V3
@@ -64,7 +64,7 @@ def look_at_path(config: Config) -> Finding:
     return Finding("path", WARNING, text, hint, GUIDE)
 
 
-def look_at_region(config: Config) -> Iterator[Finding]:
+def check_region(config: Config) -> Iterator[Finding]:
     """Private apps have keys that name the data centre. It's a hint only: other credentials don't."""
     key = config.api_key if isinstance(config.api_key, str) else ""
     named = re.match(r"pat-([a-z]{2}[0-9])-", key)
@@ -79,7 +79,7 @@ def look_at_region(config: Config) -> Iterator[Finding]:
         )
 
 
-def look_at_delivery(config: Config) -> Finding:
+def check_delivery(config: Config) -> Finding:
     """How the identity comes to the browser."""
     endpoint = endpoint_url(config)
     if is_inline(config, endpoint):
@@ -90,7 +90,7 @@ def look_at_delivery(config: Config) -> Finding:
     return Finding("delivery", OK, _("The browser asks {url}, and no page waits.").format(url=endpoint))
 
 
-def look_at_cache(alias: str) -> Finding:
+def check_cache(alias: str) -> Finding:
     """Whether the cache works, how fast, and who shares it."""
     key, value = f"{PREFIX}doctor:{secrets.token_hex(8)}", secrets.token_hex(8)
     try:
@@ -114,7 +114,7 @@ def look_at_cache(alias: str) -> Finding:
     return Finding("cache", OK, text.format(alias=repr(alias), name=name), seconds=seconds)
 
 
-def look_at_breaker(config: Config) -> Iterator[Finding]:
+def check_breaker(config: Config) -> Iterator[Finding]:
     """Whether HubSpot is left alone at the moment."""
     state = get_breaker(config).state
     remaining = state.until - time.time()
@@ -123,7 +123,7 @@ def look_at_breaker(config: Config) -> Iterator[Finding]:
         yield Finding("breaker", NOTE, text.format(seconds=f"{remaining:.0f}", kind=state.kind))
 
 
-def look_at_csp(config: Config) -> Iterator[Finding]:
+def check_csp(config: Config) -> Iterator[Finding]:
     """Whether the policy in the settings lets the chat in."""
     policy = _policy_in_settings()
     if policy is None:
@@ -170,7 +170,7 @@ def _lacking(directive: str, wanted: list[str], policy: Mapping[str, Any]) -> li
     ]
 
 
-def look_at_users(visitor: Visitor, config: Config) -> Iterator[Finding]:
+def check_users(visitor: Visitor, config: Config) -> Iterator[Finding]:
     """Whether users with the address would be identified, as far as that can be said without a request."""
     try:
         model = get_user_model()

@@ -16,9 +16,9 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext, override, pgettext
 
 from ...checks.settings import TAG, account_names
-from ...doctor import NOBODY, examine
+from ...doctor import DEFAULT_EMAIL, examine
 from ...doctor.findings import ERROR, NOTE, OK, WARNING, Finding
-from ...doctor.site import look_at_checks
+from ...doctor.site import check_checks
 from ...exceptions import InvalidVisitorError
 from ...visitors import Visitor
 
@@ -38,8 +38,8 @@ class Command(BaseCommand):
         """Django's hook."""
         parser.add_argument(
             "--email",
-            default=NOBODY,
-            help=f"make the token for this address, and say whether its user is identified (default: {NOBODY})",
+            default=DEFAULT_EMAIL,
+            help=f"make the token for this address, and say whether its user is identified (default: {DEFAULT_EMAIL})",
         )
         parser.add_argument("--account", help="a name from ACCOUNTS (default: all of them)")
         parser.add_argument("--host", default="", help="request the endpoint at this host (default: ALLOWED_HOSTS[0])")
@@ -62,7 +62,7 @@ class Command(BaseCommand):
 
     def _findings(self, visitor: Visitor, names: list[str], host: str) -> Iterator[tuple[str, Finding]]:
         settings_told = False
-        for finding in look_at_checks():
+        for finding in check_checks():
             settings_told = settings_told or finding.topic in SETTINGS_CHECKS
             yield "", finding
         for name in names:
