@@ -114,7 +114,7 @@ def site() -> Iterator[str]:
             },
         }
         yield origin
-        sandbox.set_mood("healthy")
+        sandbox.set_scenario("healthy")
 
 
 def say(what: str, value: str, target: str = "") -> None:
@@ -135,7 +135,7 @@ def ready(tab: Page, url: str) -> float:
 
 def pages(browser: Browser, origin: str) -> None:
     """Turns of a page without and one with the tag, each of a visitor nobody knows yet, while HubSpot is slow."""
-    sandbox.set_mood("slow")
+    sandbox.set_scenario("slow")
     numbers = itertools.count(1000)
     seen: dict[str, list[float]] = {"plain/": [], "tagged/slow/": []}
     with browser.new_context() as context:  # one, so that the browser has our script in its cache after the first turn
@@ -147,7 +147,7 @@ def pages(browser: Browser, origin: str) -> None:
                 if turn:
                     times.append(took)
                 tab.goto("about:blank")
-    sandbox.set_mood("healthy")
+    sandbox.set_scenario("healthy")
     plain, tagged = seen.values()
     difference = statistics.median(tagged) - statistics.median(plain)
     say(f"DOMContentLoaded without the tag, median of {ROUNDS}, ms", f"{statistics.median(plain):.1f}")

@@ -1,9 +1,9 @@
-"""Makes the pictures of the manual from the example site and the sandbox, into ``docs/images/``::
+"""Create the images of the manual in ``docs/images/``, from the example site and the sandbox::
 
     pip install -e ".[demo,docs,test]"
     python docs/screenshots.py
 
-Needs Chromium. Look at what it made before you commit it.
+This requires Chromium. Look at the images before you commit them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> None:
         os.environ |= {
             "DJANGO_SETTINGS_MODULE": "example_site.settings",
             "DATABASE_URL": f"sqlite:///{folder}/db.sqlite3",
-            "HUBSPOT_API_KEY": "",  # the sandbox, whatever .env says
+            "HUBSPOT_API_KEY": "",  # uses the sandbox, even if .env contains a key
         }
         django.setup()
         from example_site.management.commands.demo import create_people, serving
@@ -48,7 +48,7 @@ def main() -> None:
         call_command("migrate", verbosity=0)
         create_people()
         with serving() as origin:
-            doctor = examine(origin)
+            html = run_doctor(origin)
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(
                     executable_path=shutil.which("chromium"), args=["--no-sandbox", "--hide-scrollbars"]
@@ -56,42 +56,44 @@ def main() -> None:
                 picture_chat(browser, origin)
                 picture_inbox(browser, origin)
                 picture_button(browser, origin)
-                picture_doctor(browser, doctor)
+                picture_doctor(browser, html)
                 browser.close()
 
 
-def examine(origin: str) -> str:
-    """What the doctor prints when the scope is missing, as HTML."""
-    said = io.StringIO()
-    requests.post(f"{origin}/sandbox/mood/", {"mood": "403"}, timeout=5).raise_for_status()
+def run_doctor(origin: str) -> str:
+    """Return the output of the doctor in the scenario of a missing scope, as HTML."""
+    output = io.StringIO()
+    requests.post(f"{origin}/sandbox/scenario/", {"scenario": "403"}, timeout=5).raise_for_status()
     try:
         with override_settings(HUBSPOT_IDENTIFY={**settings.HUBSPOT_IDENTIFY, "ACCOUNTS": {}}):
-            call_command("hubspot_doctor", email="ada@example.com", stdout=said, stderr=io.StringIO(), force_color=True)
+            call_command(
+                "hubspot_doctor", email="ada@example.com", stdout=output, stderr=io.StringIO(), force_color=True
+            )
     except SystemExit:
-        pass  # it found what it was to find
+        pass  # It exits with 1, because it finds an error.
     finally:
-        requests.post(f"{origin}/sandbox/mood/", {"mood": "healthy"}, timeout=5).raise_for_status()
+        requests.post(f"{origin}/sandbox/scenario/", {"scenario": "healthy"}, timeout=5).raise_for_status()
     console = Console(record=True, file=io.StringIO(), width=100, force_terminal=True)
     console.print(Text("$ python manage.py hubspot_doctor --email ada@example.com", style="bold"))
-    console.print(Text.from_ansi(said.getvalue()))
+    console.print(Text.from_ansi(output.getvalue()))
     return console.export_html(theme=DEFAULT_TERMINAL_THEME, inline_styles=True)
 
 
 def picture_chat(browser: Browser, origin: str) -> None:
-    """The same page and user twice: with HubSpot's embed code alone, and with the app."""
+    """Show the same page and user with HubSpot's embed code alone and with the app."""
     panes = []
-    for caption, question, knows in [
-        ("HubSpot&rsquo;s embed code alone", "Where is my order?", False),
-        ("With django-hubspot-identify", "Where is my order?", True),
+    for caption, identified in [
+        ("HubSpot&rsquo;s embed code alone", False),
+        ("With django-hubspot-identify", True),
     ]:
         page = new_page(browser)
-        if not knows:  # which is what HubSpot's own embed code tells the widget
+        if not identified:  # The embed code alone gives no identity to the widget.
             page.route("**/hubspot/identity/", lambda route: route.fulfill(body=ANONYMOUS, content_type="text/json"))
         page.goto(f"{origin}/login/")
         page.get_by_role("button", name="ada@example.com").click()
         page.wait_for_url(f"{origin}/")
-        page.add_style_tag(content=".mood {display: none}")
-        ask(page, question, "ada@example.com" if knows else "unknown")
+        page.add_style_tag(content=".scenario {display: none}")
+        send(page, "Where is my order?", "ada@example.com" if identified else "unknown")
         data = base64.b64encode(page.screenshot()).decode()
         panes.append(f'<figure><figcaption>{caption}</figcaption><img src="data:image/png;base64,{data}"></figure>')
         page.context.close()
@@ -115,7 +117,7 @@ def picture_inbox(browser: Browser, origin: str) -> None:
 def picture_button(browser: Browser, origin: str) -> None:
     page = new_page(browser)
     page.goto(f"{origin}/interaction/")
-    page.add_style_tag(content=".mood {display: none}")
+    page.add_style_tag(content=".scenario {display: none}")
     page.locator(".hubspot-identify-launcher button").wait_for()
     save(page, "button.png", full_page=False)
 
@@ -127,12 +129,12 @@ def picture_doctor(browser: Browser, html: str) -> None:
     save(page, "doctor.png")
 
 
-def ask(page: Page, question: str, visitor: str) -> None:
-    """Open the chat, see whom it takes the visitor for, and say something."""
+def send(page: Page, text: str, visitor: str) -> None:
+    """Wait until the chat shows this visitor, open it, and send a message."""
     chat = page.frame_locator(CHAT)
     chat.locator(f'body[data-visitor="{visitor}"]').wait_for()
     chat.locator("#launcher").click()
-    chat.locator("input[name=text]").fill(question)
+    chat.locator("input[name=text]").fill(text)
     chat.locator("form button").click()
     chat.locator("#messages li").wait_for()
 

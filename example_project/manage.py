@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The example site's command line. ``demo`` prepares and serves it."""
+"""The management commands of the example site. ``demo`` prepares and serves it."""
 
 from __future__ import annotations
 

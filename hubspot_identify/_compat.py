@@ -22,13 +22,18 @@ def django_request(request: Request) -> Request:
     return getattr(request, "_request", request)
 
 
-def get_django_nonce(request: HttpRequest) -> object | None:
-    """The nonce of Django's own CSP middleware, which came with Django 6.0."""
-    if django.VERSION < (6, 0):
-        return None
-    from django.middleware.csp import get_nonce
+def page_nonce(request: HttpRequest | None, nonce: object) -> str:
+    """Return the nonce of a page: the one given, or that of django-csp, or that of Django 6.0's own middleware.
 
-    return get_nonce(request)
+    The last two are created on first use and are false until then, so they must not be tested for truth.
+    """
+    if nonce is None and request is not None:
+        nonce = getattr(request, "csp_nonce", None)
+        if nonce is None and django.VERSION >= (6, 0):
+            from django.middleware.csp import get_nonce
+
+            nonce = get_nonce(request)
+    return "" if nonce is None else str(nonce)
 
 
 def keep_out_of_page_caches(request: HttpRequest) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from functools import lru_cache
+from traceback import walk_stack
 from typing import TYPE_CHECKING
 
 from django.core.cache.backends.base import BaseCache
@@ -31,19 +32,15 @@ def enclosing_cache() -> str | None:
     Caches are recognised by the names of their tags, classes and modules; ``get_or_set()`` of Django's caches is one,
     too. A cache in another thread or task is not on the stack.
     """
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if _may_belong_to_cache(frame.f_code.co_qualname):
-            found = _cache_of(frame)
-            if found is not None:
-                return found
-        frame = frame.f_back
+    for frame, _ in walk_stack(sys._getframe(1)):
+        if _may_belong_to_cache(frame.f_code.co_qualname) and (name := _cache_of(frame)):
+            return name
     return None
 
 
 @lru_cache(maxsize=4096)
 def _may_belong_to_cache(qualname: str) -> bool:
-    """Return whether a frame is worth a closer look. Most are not, and the local variables of a frame are expensive."""
+    """Return whether to look at a frame's local variables. Most frames are excluded, because that takes long."""
     return qualname.endswith((".render_annotated", "get_or_set")) or stores_output(qualname)
 
 
@@ -54,7 +51,7 @@ def _cache_of(frame: FrameType) -> str | None:
     if isinstance(owner, Node):
         token = owner.token
         if token is not None and token.token_type is TokenType.BLOCK:  # and not {{ page.cached_teaser }}
-            return _cache_name(kind, token.contents)
+            return _cache_name(kind, token.contents.partition(" ")[0])
         return _cache_name(kind)
     if isinstance(owner, BaseCache) and frame.f_code.co_name.endswith("get_or_set"):
         return "cache.get_or_set()"
@@ -62,15 +59,13 @@ def _cache_of(frame: FrameType) -> str | None:
 
 
 @lru_cache(maxsize=1024)
-def _cache_name(owner: type, contents: str = "") -> str | None:
-    tag = contents.partition(" ")[0]
+def _cache_name(owner: type, tag: str = "") -> str | None:
     names = [tag, *(name for base in owner.__mro__ for name in (base.__name__, base.__module__))]
     if any(stores_output(name) for name in names):
         return f"{{% {tag} %}}" if tag else owner.__name__
     return None
 
 
-@lru_cache(maxsize=1024)
 def _is_jinja_extension(owner: type) -> bool:
     # By name, because Jinja need not be installed.
     return any((base.__module__, base.__name__) == ("jinja2.ext", "Extension") for base in owner.__mro__)

@@ -5,7 +5,7 @@ from django.utils.translation import gettext_lazy as _
 
 
 class HubSpotIdentifyConfig(AppConfig):
-    """The app: no models, no signal handlers, nothing that runs at start-up but the registration of its checks."""
+    """The app. It has no models and no signal handlers, and registers its checks at start-up."""
 
     name = "hubspot_identify"
     verbose_name = _("HubSpot visitor identification")

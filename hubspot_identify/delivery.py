@@ -1,47 +1,123 @@
-"""Which way an identity goes to the browser: asked for by our script (deferred), or written into the page (inline)."""
+"""How an identity reaches the browser: from the endpoint (deferred), or in the page itself (inline).
+
+An inline identity is written only into a page that is shown to its visitor alone.
+"""
 
 from __future__ import annotations
 
-from functools import lru_cache
+import asyncio
+import logging
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from django.urls import NoReverseMatch, get_resolver, get_script_prefix, get_urlconf, resolve, reverse
 from django.utils.translation import get_language
 
+from ._compat import keep_out_of_page_caches
+from ._fragment_caches import enclosing_cache
+from .logs import log_throttled
+from .middleware import streams_without_identity
+
 if TYPE_CHECKING:
-    from django.urls import URLResolver
+    from django.http import HttpRequest
 
     from .conf import Config
 
+logger = logging.getLogger(__name__)
+
+_PURPOSE_HEADERS = ("Sec-Purpose", "X-Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")
+
 
 def endpoint_url(config: Config) -> str | None:
-    """Where the browser asks for an account's identity, or ``None`` where our URLs are not routed."""
-    return _endpoint_url(config.account, get_resolver(get_urlconf()), get_script_prefix(), get_language())
-
-
-@lru_cache(maxsize=256)
-def _endpoint_url(account: str, _resolver: URLResolver, _prefix: str, _language: str | None) -> str | None:
-    """The answer of ``reverse()``, which takes longer than all else that the tag does, by what it depends on."""
+    """Return the URL of an account's identity endpoint, or ``None`` if the URLconf does not include the app's URLs."""
     try:
-        return reverse("hubspot_identify:identity", kwargs={"account": account} if account else None)
+        return reverse("hubspot_identify:identity", kwargs={"account": config.account} if config.account else None)
     except NoReverseMatch:
         return None
 
 
+def url_context() -> tuple[object, ...]:
+    """Return everything that the URL of an account's endpoint depends on."""
+    return get_resolver(get_urlconf()), get_script_prefix(), get_language()
+
+
 def resolves_to_app(endpoint: str) -> bool:
-    """Whether an address leads to the app, and not to a pattern that stands before it in the URLconf."""
-    path = unquote(path_of(endpoint))  # reverse() quotes, and resolve() wants it as it came
+    """Return whether a URL leads to the app, and not to a pattern that precedes it in the URLconf."""
+    path = unquote(path_of(endpoint))  # reverse() quotes the path, and resolve() expects it unquoted.
     return "hubspot_identify" in resolve(path).app_names
 
 
 def path_of(endpoint: str) -> str:
-    """The path of an address below the prefix under which the site is served."""
+    """Return the path of a URL below the script prefix."""
     return f"/{endpoint.removeprefix(get_script_prefix())}"
 
 
 def is_inline(config: Config, endpoint: str | None) -> bool:
-    """Whether the identity stands in the page: by ``DELIVERY``, or because there is no endpoint to ask."""
-    if config.delivery is None:
-        return endpoint is None
-    return config.delivery == "inline"
+    """Return whether pages contain the identity: if ``DELIVERY`` says so, or if there is no endpoint."""
+    return config.delivery == "inline" or (config.delivery is None and endpoint is None)
+
+
+def may_contain_identity(request: HttpRequest | None) -> bool:
+    """Return whether the page may contain an identity, and keep it out of page caches. Log what prevents an identity.
+
+    Args:
+        request: of the page; ``None`` if there is none, as on some error pages.
+    """
+    is_shown_as_sent = request is None or not (_is_prefetch(request) or _is_streamed(request))
+    return may_depend_on_visitor(request) and is_shown_as_sent
+
+
+def may_depend_on_visitor(request: HttpRequest | None) -> bool:
+    """Keep the page out of page caches, and return whether no fragment cache encloses the tag. Log one that does."""
+    if request is not None:
+        keep_out_of_page_caches(request)
+    cache = enclosing_cache()
+    if cache is None:
+        return True
+    log_throttled(
+        logger,
+        logging.ERROR,
+        "The hubspot_identify tag is inside %s, whose output may be served to other visitors, so nothing that depends "
+        "on the visitor is rendered. Move the tag outside, or use deferred delivery if ENABLED is not a callable.",
+        cache,
+        reason=cache,
+    )
+    return False
+
+
+def _is_prefetch(request: HttpRequest) -> bool:
+    """Return whether the browser fetches the page to show it later, perhaps after a change of user.
+
+    ``Sec-Purpose`` is the standard, and may be ``prefetch;prerender``. Older browsers, Turbo and htmx send others.
+    """
+    purposes = " ".join(request.headers.get(name, "") for name in _PURPOSE_HEADERS).lower()
+    return "prefetch" in purposes or "preview" in purposes or "HX-Preloaded" in request.headers
+
+
+def _is_streamed(request: HttpRequest) -> bool:
+    """Return whether the headers of the page were sent without ``Cache-Control: private``, and log that."""
+    if not streams_without_identity(request):
+        return False
+    log_throttled(
+        logger,
+        logging.ERROR,
+        "The hubspot_identify tag is rendered while the page is streamed. Its headers have been sent without "
+        "Cache-Control: private, so no identity is rendered. Render the part with the tag before the response is "
+        "returned, or use deferred delivery.",
+    )
+    return True
+
+
+def in_event_loop() -> bool:
+    """Return whether the tag is rendered in an event loop, where it cannot read user and cache, and log that."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    log_throttled(
+        logger,
+        logging.WARNING,
+        "The template of an asynchronous view is rendered without an identity. Pass "
+        "identity=await services.aidentify(request) to the tag, or use deferred delivery.",
+    )
+    return True

@@ -5,6 +5,7 @@ It is evaluated for every request, before any cache.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from django.apps import apps
 from django.conf import settings
 
+from .conf import setting_error
 from .exceptions import InvalidVisitorError
 from .logs import log_throttled
-from .validation import truth
 from .visitors import Visitor, normalize_email
 
 if TYPE_CHECKING:
@@ -26,81 +27,76 @@ logger = logging.getLogger(__name__)
 
 
 def visitor_of(request: HttpRequest, config: Config) -> Visitor | None:
-    """The visitor whom this request's session speaks for, or ``None`` where HubSpot must be told nobody.
+    """Return the visitor whom the request's session identifies, or ``None`` for an anonymous visitor.
 
-    Asks, in this order: ``ENABLED``, whether the user is logged in, whether somebody impersonates them, ``VISITOR``,
-    and whether the address was verified. Nothing else of the request is looked at.
+    Evaluates, in this order: ``ENABLED``, whether the user is logged in, whether they are impersonated, ``VISITOR``,
+    and whether the address is verified. Reads nothing else of the request.
 
-    Only where ``django.contrib.auth`` is not installed is ``VISITOR`` asked without a user.
+    ``VISITOR`` is called without a user only if ``django.contrib.auth`` is not installed.
     """
     if not is_enabled(request, config):
         return None
     user = getattr(request, "user", None)
-    if user is None and not apps.is_installed("django.contrib.auth"):
-        pass  # a site with visitors of another kind: VISITOR knows them
-    elif getattr(user, "is_authenticated", False) is not True:
-        return None
-    if is_impersonated(request, config):
+    is_logged_in = getattr(user, "is_authenticated", False) is True
+    has_own_users = user is None and not apps.is_installed("django.contrib.auth")
+    if not (is_logged_in or has_own_users) or is_impersonated(request, config):
         return None
     try:
-        visitor = config.visitor(user, request)  # type: ignore[operator]  # the config imported it
+        visitor = config.visitor(user, request)
     except InvalidVisitorError as error:
-        log_throttled(logger, logging.INFO, "User %s is not identified: %s", _loggable_pk(user), error, reason="")
+        key = getattr(user, "pk", None)
+        if not isinstance(key, (int, uuid.UUID)):
+            key = "(with a text key)"  # It may be the address, or break the log line.
+        log_throttled(logger, logging.INFO, "User %s is not identified: %s", key, error)
         return None
     if visitor is not None and not isinstance(visitor, Visitor):
         raise TypeError(f"HUBSPOT_IDENTIFY['VISITOR'] returned a {type(visitor).__name__}, not a Visitor or None.")
-    if visitor is None or not is_verified(user, visitor, config):
-        return None
-    return visitor
-
-
-def _loggable_pk(user: Any) -> object:
-    """The primary key, unless it is text: that may be the address itself, or break the log line."""
-    pk = getattr(user, "pk", None)
-    return pk if isinstance(pk, (int, uuid.UUID)) else "(with a key of text)"
+    return visitor if visitor is not None and is_verified(user, visitor, config) else None
 
 
 def is_enabled(request: HttpRequest, config: Config) -> bool:
-    """What ``ENABLED`` says of a request."""
-    return config.enabled if isinstance(config.enabled, bool) else truth("ENABLED", config.enabled(request))
+    """Return whether the chat is enabled for a request, according to ``ENABLED``."""
+    return config.enabled if isinstance(config.enabled, bool) else _as_bool("ENABLED", config.enabled(request))
+
+
+def _as_bool(key: str, result: object) -> bool:
+    """Return the result of a callable in the settings as a bool. An awaitable is an error: it would count as true."""
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()  # prevents Python's warning about a coroutine that is never awaited
+        raise setting_error(key, "must not return an awaitable")
+    return bool(result)
 
 
 def is_impersonated(request: HttpRequest, config: Config) -> bool:
-    """Whether somebody else acts as the user: by the marks of the packages known to us, or by ``IMPERSONATED``."""
+    """Return whether another person acts as the user, according to ``IMPERSONATED`` or a package for that."""
     user = getattr(request, "user", None)
     if getattr(user, "is_hijacked", False) or getattr(user, "is_impersonate", False):
         return True
+    # The session keys of django-hijack, django-impersonate, django-su and django-loginas.
+    loginas = getattr(settings, "LOGINAS_FROM_USER_SESSION_FLAG", "loginas_from_user")
+    keys = ("hijack_history", "_impersonate", "exit_users_pk", loginas)
     session = getattr(request, "session", None)
-    if session is not None and any(session.get(mark) not in (None, []) for mark in _impersonation_marks()):
+    if session is not None and any(session.get(key) not in (None, []) for key in keys):
         return True
-    return config.impersonated is not None and truth("IMPERSONATED", config.impersonated(request))
-
-
-def _impersonation_marks() -> tuple[str, ...]:
-    """The session keys of django-hijack, django-impersonate, django-su and django-loginas."""
-    return (
-        "hijack_history",
-        "_impersonate",
-        "exit_users_pk",
-        getattr(settings, "LOGINAS_FROM_USER_SESSION_FLAG", "loginas_from_user"),
-    )
+    return config.impersonated is not None and _as_bool("IMPERSONATED", config.impersonated(request))
 
 
 def is_verified(user: Any, visitor: Visitor, config: Config) -> bool:
-    """Return whether the address has been verified, according to ``EMAIL_VERIFIED`` or django-allauth."""
+    """Return whether the address is verified, according to ``EMAIL_VERIFIED`` or django-allauth."""
     if callable(config.email_verified):
-        return truth("EMAIL_VERIFIED", config.email_verified(user, visitor.email))
-    if config.email_verified is None:  # which the settings allow only if django-allauth is installed
-        return _verified_by_allauth(user, visitor)
+        return _as_bool("EMAIL_VERIFIED", config.email_verified(user, visitor.email))
+    if config.email_verified is None:  # allowed only if django-allauth is installed
+        return _is_verified_by_allauth(user, visitor)
     return config.email_verified
 
 
-def _verified_by_allauth(user: Any, visitor: Visitor) -> bool:
+def _is_verified_by_allauth(user: Any, visitor: Visitor) -> bool:
     if getattr(user, "pk", None) is None:
         return False
-    from allauth.account.models import EmailAddress  # where the site installed it
+    from allauth.account.models import EmailAddress  # a dependency of the site
 
-    # Compared in Python: databases fold case by rules of their own, and normalize_email is the one that counts.
+    # Compared in Python, because databases fold case by their own rules, and those of normalize_email count.
     verified = EmailAddress.objects.filter(user_id=user.pk, verified=True).values_list("email", flat=True)
     return any(_is_spelling_of(address, visitor) for address in verified)
 

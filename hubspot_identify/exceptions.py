@@ -1,10 +1,10 @@
-"""What can go wrong, named by what the caller would do about it.
+"""The exceptions of the app, one for each way in which a caller may want to react.
 
-The texts of these errors contain the status, HubSpot's category and correlation id, and the app's own words. HubSpot's
-message is a separate attribute (:attr:`APIError.hubspot_message`), because it often quotes the request. It is not named
-``message``: error reporters use an attribute of that name as the text of an exception.
+The texts of these exceptions contain only the status, HubSpot's category and correlation ID, and the app's own words.
+HubSpot's message often quotes the request, so it is a separate attribute, :attr:`APIError.hubspot_message`. It is not
+named ``message``, because error reporters use an attribute of that name as the text of an exception.
 
-Errors of HubSpot: https://developers.hubspot.com/docs/api-reference/error-handling
+HubSpot's errors: https://developers.hubspot.com/docs/api-reference/error-handling
 """
 
 from __future__ import annotations
@@ -15,42 +15,44 @@ from django.core.exceptions import ImproperlyConfigured
 
 
 class ConfigurationError(ImproperlyConfigured):
-    """A setting in ``HUBSPOT_IDENTIFY`` is missing or wrong. The text names it and says what to write.
+    """A setting in ``HUBSPOT_IDENTIFY`` is missing or invalid. The text is the problem, followed by the hint.
 
     Attributes:
-        problem: what is wrong, in one sentence.
-        setting: the key, such as ``"API_KEY"``; ``""`` if no single key is wrong.
-        hint: what to write instead, in one sentence.
+        setting: the key, such as ``"API_KEY"``; ``""`` if the error is about no single key.
+        problem: a sentence that names the setting and says what is wrong. It does not quote the value.
+        hint: a sentence that says what to write instead, or ``""``.
     """
 
-    def __init__(self, problem: str, *, setting: str = "", hint: str = "") -> None:
+    def __init__(self, setting: str, problem: str, hint: str = "") -> None:
         super().__init__(f"{problem} {hint}".rstrip())
-        self.problem = problem
         self.setting = setting
+        self.problem = problem
         self.hint = hint
 
 
 class UnknownAccountError(ConfigurationError):
-    """There is no account of that name in ``ACCOUNTS``."""
+    """``ACCOUNTS`` has no account of this name."""
 
 
 class InvalidVisitorError(ValueError):
-    """A visitor that can't be identified: unusable e-mail address, names or context. The text quotes none of it."""
+    """A visitor cannot be identified, because the e-mail address, a name or the context is invalid. Quotes no value."""
 
 
 class HubSpotIdentifyError(Exception):
-    """HubSpot gave no identification token."""
+    """HubSpot did not create an identification token. Base class of the exceptions below."""
 
 
 class CredentialError(HubSpotIdentifyError):
-    """The callable in ``API_KEY`` failed or returned something that is no key. Its own exception is not chained."""
+    """The callable in ``API_KEY`` failed, or did not return a valid key. Its own exception is not chained."""
 
 
 class TransportError(HubSpotIdentifyError):
-    """No usable response: name resolution, connection, TLS, a reset, an interim status, or none within ``TIMEOUT``.
+    """There is no valid response: name resolution, connection or TLS failed, or ``TIMEOUT`` expired.
+
+    Connections that are reset and interim responses are included.
 
     Attributes:
-        request_sent: whether the request may have been sent. If not, no visitor's data can be the reason.
+        request_sent: whether the request may have been sent. If not, the visitor's data cannot be the cause.
     """
 
     def __init__(self, text: str, *, request_sent: bool = True) -> None:
@@ -59,9 +61,9 @@ class TransportError(HubSpotIdentifyError):
 
 
 class UnexpectedResponseError(HubSpotIdentifyError):
-    """A response that is not ``{"token": "<text>"}``: a redirect, HTML, an empty or too long body, an invalid token.
+    """The response is not ``{"token": "<token>"}``, but a redirect, HTML, too long, or contains an invalid token.
 
-    A 401 or 403 that is not HubSpot's own is unexpected as well: it comes from a proxy or firewall on the way.
+    A response 401 or 403 that is not in HubSpot's format is unexpected as well. It comes from a proxy or a firewall.
 
     Attributes:
         status: the HTTP status.
@@ -73,22 +75,22 @@ class UnexpectedResponseError(HubSpotIdentifyError):
 
 
 class APIError(HubSpotIdentifyError):
-    """HubSpot refused. Every attribute but ``status`` is optional in HubSpot's response.
+    """HubSpot refused the request. All attributes except ``status`` are optional in HubSpot's response.
 
-    In the texts of all attributes, the key and the visitor's e-mail address, names and context values are replaced by
-    ``***``, in any case and however encoded. Those of one or two characters are replaced only as whole words.
+    In all attributes, the key and the visitor's e-mail address, names and context values are replaced by ``***``,
+    regardless of case and encoding. Values of one or two characters are replaced only if they are whole words.
 
     Attributes:
         status: the HTTP status.
         category: HubSpot's category, such as ``VALIDATION_ERROR``; for 429 ``RATE_LIMIT``.
         hubspot_message: HubSpot's message.
-        correlation_id: what HubSpot's support asks for.
-        context: lists of texts by name, such as ``{"missingScopes": […]}``.
-        links: addresses by name.
-        retry_after: seconds to wait, where HubSpot said so.
-        policy: the name of the rate limit that was hit, such as ``DAILY``.
-        key_rejected: whether HubSpot says that it rejects the site's key: invalid, expired, without the scope, or of
-            another data centre. No visitor can be identified until that is fixed.
+        correlation_id: the ID that HubSpot's support needs to find the request.
+        context: lists of strings by name, such as ``{"missingScopes": […]}``.
+        links: URLs by name.
+        retry_after: the seconds after which HubSpot accepts the next request, if the response contains them.
+        policy: the name of the rate limit that was exceeded, such as ``DAILY``.
+        key_rejected: whether HubSpot rejects the site's key, because it is invalid or expired, lacks the scope, or
+            belongs to another data centre. No visitor can be identified until this is fixed.
     """
 
     def __init__(
@@ -118,20 +120,20 @@ class APIError(HubSpotIdentifyError):
 
 
 class InvalidRequestError(APIError):
-    """HubSpot does not accept the visitor's data, or the address of the request: 400, 422 and other 4xx."""
+    """HubSpot does not accept the visitor's data or the URL: 400, 422 and other 4xx."""
 
 
 class AuthenticationError(APIError):
-    """The credential is wrong, expired or was deactivated: 401."""
+    """The key is invalid, expired or deactivated: 401."""
 
 
 class PermissionDeniedError(APIError):
-    """The credential lacks the scope, or the account the subscription: 403."""
+    """The key lacks the scope, or the HubSpot account lacks the subscription: 403."""
 
 
 class RateLimitError(APIError):
-    """Too many calls: 429."""
+    """The rate limit is exceeded: 429."""
 
 
 class UnavailableError(APIError):
-    """HubSpot is locked, moving or in trouble: 423, 477, 5xx."""
+    """HubSpot is locked, migrating or failing: 423, 477, 5xx."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from django.utils.safestring import SafeString
     from jinja2.runtime import Context
 
-    from .services import Identification
+    from .identification import Identification
 
 
 @pass_context
@@ -37,19 +37,19 @@ def hubspot_identify(
     With inline delivery, write the call where the element belongs. The app cannot detect that a cache stores a variable
     set with ``{% set chat = hubspot_identify() %}``.
     """
-    nonce, account, identity = (_given(argument) for argument in (nonce, account, identity))
+    nonce, account, identity = (_none_if_undefined(argument) for argument in (nonce, account, identity))
     if nonce is None:
         nonce = context.get("csp_nonce")
     return render_script(context.get("request"), nonce=nonce, account=account, identity=identity)
 
 
-def _given(argument: Any) -> Any:
-    """``None`` for a variable that the context doesn't have, unless the environment is strict about that."""
+def _none_if_undefined(argument: Any) -> Any:
+    """Return ``None`` for an undefined variable. With ``StrictUndefined``, testing its truth raises Jinja's error."""
     return None if isinstance(argument, Undefined) and not argument else argument
 
 
 class HubSpotIdentifyExtension(Extension):
-    """Makes ``hubspot_identify()`` known to every template of an environment."""
+    """Adds ``hubspot_identify()`` to every template of an environment."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)

@@ -1,9 +1,11 @@
-"""Log lines that are said once and not a thousand times."""
+"""Log lines that are not repeated more often than necessary."""
 
 from __future__ import annotations
 
 import logging
 import time
+
+from django.conf import settings
 
 from .exceptions import ConfigurationError, UnknownAccountError
 
@@ -17,11 +19,11 @@ def log_throttled(
     level: int,
     message: str,
     *args: object,
-    reason: str,
+    reason: str = "",
     every: float = MINUTE,
     exc_info: BaseException | None = None,
 ) -> None:
-    """Log a line, unless this process said it for the same reason less than ``every`` seconds ago."""
+    """Log a line, unless this process logged it for the same reason less than ``every`` seconds ago."""
     now = time.monotonic()
     key = (logger.name, message, reason)
     if now - _last_logged.get(key, -every) >= every:
@@ -29,10 +31,10 @@ def log_throttled(
         logger.log(level, message, *args, exc_info=exc_info)
 
 
-def log_exception(logger: logging.Logger, error: Exception, misconfigured: str, unexpected: str) -> None:
-    """Log an exception that the visitor does not see: wrong settings once in a process, everything else once a minute.
+def raise_or_log(logger: logging.Logger, error: Exception, misconfigured: str, unexpected: str) -> None:
+    """Raise an exception under ``DEBUG``. Otherwise log it: wrong settings once in a process, others once a minute.
 
-    Everything else has its traceback. All unknown accounts count as one, and all unexpected exceptions of one type,
+    Others have their traceback. All unknown accounts count as one reason, and all unexpected exceptions of one type,
     because names and texts may depend on what the client sent, and no client may fill log and memory with them.
 
     Args:
@@ -41,6 +43,8 @@ def log_exception(logger: logging.Logger, error: Exception, misconfigured: str, 
         misconfigured: the message for wrong settings, with ``%s`` for their error.
         unexpected: the message for everything else.
     """
+    if settings.DEBUG:
+        raise error
     if isinstance(error, ConfigurationError):
         reason = "account" if isinstance(error, UnknownAccountError) else str(error)
         log_throttled(logger, logging.ERROR, misconfigured, error, reason=reason, every=float("inf"))
@@ -49,5 +53,5 @@ def log_exception(logger: logging.Logger, error: Exception, misconfigured: str, 
 
 
 def reset_log_throttle() -> None:
-    """Forget which lines were logged; for tests."""
+    """Forget which lines have been logged; for tests."""
     _last_logged.clear()

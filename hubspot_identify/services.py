@@ -1,7 +1,7 @@
-"""Identification tokens for Python code: views of your own, APIs, tasks.
+"""Identification tokens for Python code: your own views, APIs and tasks.
 
-Every function has an asynchronous twin with an ``a`` in front, and takes ``account``, a name from ``ACCOUNTS``. All
-raise :class:`~hubspot_identify.exceptions.ConfigurationError` for wrong settings.
+Every function has an asynchronous twin whose name starts with ``a``, and takes ``account``, a name from ``ACCOUNTS``.
+All raise :class:`~hubspot_identify.exceptions.ConfigurationError` for wrong settings.
 """
 
 from __future__ import annotations
@@ -9,21 +9,18 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from asgiref.sync import sync_to_async
 
 from ._compat import django_request, keep_out_of_page_caches
-from ._tokens.breaker import get_breaker
-from ._tokens.entries import DEAD_AFTER, VisitorToken, decode_entry, entry_key
-from ._tokens.entries import subject as subject_of
-from ._tokens.fetch import start_fetch, start_uncached_call
-from ._tokens.store import get_store
-from .conf import Config, config_for, get_config
+from ._tokens.account import Account, account_for, get_account
+from ._tokens.entries import VisitorToken
+from ._tokens.fetch import start_uncached_call
+from ._tokens.lookup import read_cache_and_schedule
 from .delivery import endpoint_url, is_inline
-from .eligibility import visitor_of
-from .exceptions import ConfigurationError, HubSpotIdentifyError, TransportError
+from .exceptions import ConfigurationError, TransportError
+from .identification import Identification, identification_of, identify_account, look_up
 from .middleware import mark_identified
 from .visitors import Visitor
 
@@ -32,93 +29,87 @@ if TYPE_CHECKING:
 
     from ._tokens.workers import Job
 
-_POLL = 0.02  # seconds between two tries for a free worker
+__all__ = [
+    "Identification",
+    "VisitorToken",
+    "acreate_token",
+    "aforget_token",
+    "aget_token",
+    "aidentify",
+    "create_token",
+    "forget_token",
+    "get_token",
+    "identify",
+]
 
-
-@dataclass(frozen=True, slots=True)
-class Identification:
-    """What may be told of the visitor of a request.
-
-    Attributes:
-        subject: an opaque name of the visitor, ``None`` for nobody. Another visitor has another one.
-        identity: ``{"email": str, "token": str, "expires_in": seconds}`` for the widget, or ``None``.
-        pending: whether there may be an identity if one asks again in a second.
-    """
-
-    subject: str | None
-    identity: dict[str, Any] | None = field(repr=False)
-    pending: bool = False
-
-    def as_dict(self) -> dict[str, Any]:
-        """``{"subject": …, "identity": …}``, as the endpoint sends it."""
-        return {"subject": self.subject, "identity": self.identity}
-
-
-ANONYMOUS = Identification(subject=None, identity=None)
+_POLL = 0.02  # seconds between two attempts to get a worker slot
 
 
 def create_token(visitor: Visitor, *, account: str | None = None) -> VisitorToken:
-    """Have HubSpot make a token now, past cache, breaker and rate window. Takes at most ``TIMEOUT`` seconds.
+    """Create a token with one immediate call that bypasses cache, circuit breaker and rate limit.
+
+    Takes at most ``TIMEOUT`` seconds.
 
     Args:
         visitor: whom the token is for.
         account: a name from ``ACCOUNTS``.
 
     Raises:
-        HubSpotIdentifyError: HubSpot made none. The subclass says what to do about it.
+        HubSpotIdentifyError: there is no token. The subclass says what to do about it.
     """
-    config = _callable_config(visitor, account)
-    end = time.monotonic() + config.timeout
-    while (job := start_uncached_call(visitor, config)) is None and time.monotonic() < end:
+    resolved = _enabled_account(visitor, account)
+    end = time.monotonic() + resolved.config.timeout
+    while (call := start_uncached_call(resolved, visitor)) is None and time.monotonic() < end:
         time.sleep(_POLL)
-    return _token_or_raise(job, job.wait(end - time.monotonic()) if job else None)
+    return _token_or_raise(call, call.wait(end - time.monotonic()) if call else None)
 
 
 async def acreate_token(visitor: Visitor, *, account: str | None = None) -> VisitorToken:
     """Asynchronous :func:`create_token`."""
-    config = _callable_config(visitor, account)
-    end = time.monotonic() + config.timeout
-    while (job := start_uncached_call(visitor, config)) is None and time.monotonic() < end:
+    resolved = _enabled_account(visitor, account)
+    end = time.monotonic() + resolved.config.timeout
+    while (call := start_uncached_call(resolved, visitor)) is None and time.monotonic() < end:
         await asyncio.sleep(_POLL)
-    return _token_or_raise(job, await job.await_(end - time.monotonic()) if job else None)
+    return _token_or_raise(call, await call.await_(end - time.monotonic()) if call else None)
 
 
 def get_token(visitor: Visitor, wait: float = 0.0, *, account: str | None = None) -> VisitorToken | None:
-    """A token from the cache; where there is none, ``None``, and one is made behind.
+    """Return the token from the cache. If there is none, schedule a fetch in the background.
 
     Args:
         visitor: whom the token is for.
-        wait: seconds to wait for a token that is being made.
+        wait: seconds to wait for a token that is being fetched.
         account: a name from ``ACCOUNTS``.
 
     Returns:
-        the token, or ``None``. Trouble of HubSpot or the cache is logged and never raised.
+        the token, or ``None``. Failures of HubSpot and the cache are logged and never raised.
     """
-    config = _checked_config(visitor, wait, account)
-    return _wait(_read_cache_and_schedule(visitor, config), wait) if config.enabled else None
+    resolved = _checked_account(visitor, account, wait)
+    if not resolved.config.enabled:
+        return None
+    return read_cache_and_schedule(visitor, resolved).wait(wait)
 
 
 async def aget_token(visitor: Visitor, wait: float = 0.0, *, account: str | None = None) -> VisitorToken | None:
     """Asynchronous :func:`get_token`."""
-    config = _checked_config(visitor, wait, account)
-    return (
-        await _await(await sync_to_async(_read_cache_and_schedule)(visitor, config), wait) if config.enabled else None
-    )
+    resolved = _checked_account(visitor, account, wait)
+    if not resolved.config.enabled:
+        return None
+    return await (await sync_to_async(read_cache_and_schedule)(visitor, resolved)).await_(wait)
 
 
 def forget_token(visitor: Visitor, *, account: str | None = None) -> None:
-    """Remove a visitor's token from the cache. HubSpot can't revoke it: a page that has it can still use it.
+    """Remove a visitor's token from the cache. HubSpot cannot revoke it: a page that has it can still use it.
 
-    A new token can be created once the previous call's lock has expired (``TIMEOUT`` + 1 s); a call in progress may
-    still store its token. If HubSpot refused the visitor before, the next try is not sooner. While the cache is
-    unavailable, only this process forgets the token.
+    A new token can be created once the previous call's lock has expired (``TIMEOUT`` + 1 s). A call in progress may
+    still store its token. A delay after a failure stays in force. While the cache is unavailable, only this process
+    forgets the token.
     """
-    config = _checked_config(visitor, 0.0, account)
-    if config.enabled:
-        store, key = get_store(config.cache), entry_key(visitor, config)
-        entry = decode_entry(store.get(key), key, time.time()).without_token()
+    resolved = _checked_account(visitor, account)
+    if resolved.config.enabled:
+        key = resolved.entry_key(visitor)
         # Not deleted: a process that kept the token during an outage of the cache would use it again.
-        store.set(key, entry.as_primitives(key), DEAD_AFTER)
+        resolved.write_entry(key, resolved.read_entry(key).without_token())
 
 
 async def aforget_token(visitor: Visitor, *, account: str | None = None) -> None:
@@ -127,125 +118,71 @@ async def aforget_token(visitor: Visitor, *, account: str | None = None) -> None
 
 
 def identify(request: HttpRequest, *, wait: float | None = None, account: str | None = None) -> Identification:
-    """What the endpoint would say of a request, for APIs and other template engines.
+    """Return what the endpoint would send for a request, for APIs and other template engines.
 
-    Keeps the response to the request out of Django's page caches, for it is one visitor's. Other caches need
-    ``IdentifiedPageMiddleware``, or ``Cache-Control: private, no-store`` of the view's own.
+    Keeps the response to the request out of Django's page caches, because it is personal. Other caches require
+    ``IdentifiedPageMiddleware``, or ``Cache-Control: private, no-store`` set by the view.
 
     Args:
-        request: whose session decides.
-        wait: seconds to wait for a token that is being made; ``None`` for ``PAGE_WAIT`` where pages carry the
-            identity inline, and else 0.
-        account: a name from ``ACCOUNTS``; ``None`` asks ``CHOOSE_ACCOUNT``.
+        request: its session decides who the visitor is.
+        wait: seconds to wait for a token that is being fetched; ``None`` for ``PAGE_WAIT`` with inline delivery, and
+            for 0 otherwise.
+        account: a name from ``ACCOUNTS``; ``None`` for the one that ``CHOOSE_ACCOUNT`` returns.
     """
-    wait = None if wait is None else _checked_wait(wait)
-    visitor, config, found = _resolve_request(request, account)
-    if visitor is None:
-        return ANONYMOUS
-    return _identification(visitor, config, found, _wait(found, _page_wait(wait, found, config)))
+    resolved = account_for(request, account)
+    return _mark_page(request, identify_account(request, resolved, _page_wait(wait, resolved)))
 
 
 async def aidentify(request: HttpRequest, *, wait: float | None = None, account: str | None = None) -> Identification:
     """Asynchronous :func:`identify`, whose result views pass to the tag: ``identity=await aidentify(request)``."""
-    wait = None if wait is None else _checked_wait(wait)
-    visitor, config, found = await sync_to_async(_resolve_request)(request, account)
-    if visitor is None:
-        return ANONYMOUS
-    return _identification(visitor, config, found, await _await(found, _page_wait(wait, found, config)))
+    resolved = await sync_to_async(account_for)(request, account)
+    seconds = _page_wait(wait, resolved)
+    visitor, lookup = await sync_to_async(look_up)(request, resolved)
+    return _mark_page(request, identification_of(visitor, resolved, lookup, await lookup.await_(seconds)))
 
 
-@dataclass(frozen=True, slots=True)
-class CacheLookup:
-    """What a look into the cache gave: a token, a job that makes one, and whether it's worth asking again."""
+def _page_wait(wait: float | None, account: Account) -> float:
+    if wait is None:
+        config = account.config
+        return config.page_wait if config.enabled and is_inline(config, endpoint_url(config)) else 0.0
+    _check_wait(wait)
+    return wait
 
-    token: VisitorToken | None = None
-    job: Job | None = None
-    pending: bool = False
 
-
-def _resolve_request(request: HttpRequest, account: str | None) -> tuple[Visitor | None, Config, CacheLookup]:
-    """Whom a request speaks for, and what is there for them; nothing is looked up for nobody."""
+def _mark_page(request: HttpRequest, identification: Identification) -> Identification:
+    """Keep the response to a request out of page caches, since the view may write the identification into it."""
     page = django_request(request)
     keep_out_of_page_caches(page)
-    config = config_for(request, account)
-    visitor = visitor_of(request, config)
-    if visitor is not None:
+    if identification.subject is not None:
         mark_identified(page)
-    return visitor, config, CacheLookup() if visitor is None else _read_cache_and_schedule(visitor, config)
+    return identification
 
 
-def _read_cache_and_schedule(visitor: Visitor, config: Config) -> CacheLookup:
-    """One read of the cache, and where it says so a try for a worker. The rest is the worker's."""
-    now = time.time()
-    key = entry_key(visitor, config)
-    entry = decode_entry(get_store(config.cache).get(key), key, now)
-    token = VisitorToken(entry.token, visitor, entry.created_at) if entry.token else None
-    if not entry.is_due(visitor, now) or get_breaker(config).is_open_locally:
-        return CacheLookup(token)
-    job = start_fetch(key, visitor, config, has_failure=entry.has_failure(now))
-    return CacheLookup(token, job, pending=token is None)
-
-
-def _wait(found: CacheLookup, seconds: float) -> VisitorToken | None:
-    if found.token is None and found.job is not None and seconds > 0:
-        try:
-            return found.job.wait(seconds)
-        except HubSpotIdentifyError:
-            return None  # the worker has logged it
-    return found.token
-
-
-async def _await(found: CacheLookup, seconds: float) -> VisitorToken | None:
-    if found.token is None and found.job is not None and seconds > 0:
-        try:
-            return await found.job.await_(seconds)
-        except HubSpotIdentifyError:
-            return None
-    return found.token
-
-
-def _identification(visitor: Visitor, config: Config, found: CacheLookup, token: VisitorToken | None) -> Identification:
-    subject = subject_of(visitor, config)
+def _token_or_raise(call: Job | None, token: VisitorToken | None) -> VisitorToken:
+    if call is None:
+        raise TransportError("No worker available: all are waiting for HubSpot.")
     if token is None:
-        return Identification(subject, None, found.pending)
-    identity = {"email": visitor.email, "token": token.value, "expires_in": token.expires_in(time.time())}
-    return Identification(subject, identity)
-
-
-def _page_wait(wait: float | None, found: CacheLookup, config: Config) -> float:
-    if wait is not None:
-        return wait
-    if found.token is not None:  # nearly always, and the rest takes its time
-        return 0.0
-    return config.page_wait if config.enabled and is_inline(config, endpoint_url(config)) else 0.0
-
-
-def _token_or_raise(job: Job | None, token: VisitorToken | None) -> VisitorToken:
-    if job is None:
-        raise TransportError("All workers were busy with calls that HubSpot does not answer.")
-    if token is None:
-        raise TransportError("The call ended with a mistake in the code around it, which the log tells.")
+        raise TransportError("The call failed with an unexpected error; see the log for details.")
     return token
 
 
-def _callable_config(visitor: Visitor, account: str | None) -> Config:
-    config = _checked_config(visitor, 0.0, account)
-    if config.enabled is False:
+def _enabled_account(visitor: Visitor, account: str | None) -> Account:
+    resolved = _checked_account(visitor, account)
+    if resolved.config.enabled is False:
         hint = "Set it to True before you call create_token()."
-        raise ConfigurationError("HUBSPOT_IDENTIFY['ENABLED'] is False.", setting="ENABLED", hint=hint)
-    return config
+        raise ConfigurationError("ENABLED", "HUBSPOT_IDENTIFY['ENABLED'] is False.", hint)
+    return resolved
 
 
-def _checked_config(visitor: Visitor, wait: float, account: str | None) -> Config:
+def _checked_account(visitor: Visitor, account: str | None, wait: float = 0.0) -> Account:
     if not isinstance(visitor, Visitor):
         raise TypeError(f"visitor must be a hubspot_identify.visitors.Visitor, not {type(visitor).__name__}.")
-    _checked_wait(wait)
-    return get_config(account)
+    _check_wait(wait)
+    return get_account(account)
 
 
-def _checked_wait(wait: float) -> float:
+def _check_wait(wait: float) -> None:
     if isinstance(wait, bool) or not isinstance(wait, (int, float)):
         raise TypeError(f"wait must be a number of seconds, not {type(wait).__name__}.")
     if not (math.isfinite(wait) and wait >= 0):
         raise ValueError(f"wait must be 0 or more seconds, not {wait!r}.")
-    return wait

@@ -1,8 +1,9 @@
-"""Signals, sent from the worker that called HubSpot, after the answer. A receiver that raises is logged by Django.
-They tell of the tokens made for pages; whoever calls ``create_token`` hears of it by its result.
+"""Signals of the calls that fetch tokens in the background. Calls of ``create_token`` send none.
 
-``token_created``: a token was made. Arguments: ``visitor``, ``account`` (``""`` for the settings themselves).
-``token_failed``: none could be made. Arguments: ``visitor``, ``account``, ``error`` (a ``HubSpotIdentifyError``).
+A worker sends them after the response. If a receiver raises an exception, Django logs it.
+
+``token_created``: a token was created. Arguments: ``visitor``, ``account`` (``""`` for the top-level settings).
+``token_failed``: no token was created. Arguments: ``visitor``, ``account``, ``error`` (a ``HubSpotIdentifyError``).
 
 The sender is :class:`~hubspot_identify.visitors.Visitor`. The token itself is never sent.
 """

@@ -1,20 +1,23 @@
-"""HubSpot for the test suites of sites: tokens without any network, and an error for every call that was not foreseen.
+"""A fake HubSpot for the test suites of sites: tokens without any network.
 
 With pytest, in the ``conftest.py`` at the top::
 
     pytest_plugins = ["hubspot_identify.testing"]
 
-makes every call to HubSpot an error, and brings the fixture ``hubspot`` for tests that are about the chat::
+provides the fixture ``hubspot`` for tests that are about the chat. It does not affect other tests::
 
     def test_chat_knows_the_user(client, django_user_model, hubspot):
         client.force_login(django_user_model.objects.create_user("ada", "ada@example.com"))
         assert hubspot.identity_of(client)["email"] == "ada@example.com"
         assert hubspot.identified == ["ada@example.com"]
 
-Elsewhere :func:`fake_hubspot` and :func:`no_hubspot` are context managers and decorators of test methods.
+Elsewhere, :func:`fake_hubspot` is a context manager and a decorator of test methods. So is :func:`no_hubspot`, which
+makes every call to HubSpot an error. To do so in all tests of a pytest suite, add a line to pytest's settings::
 
-Everything but the network is the real thing: settings, the gate, cache entries, breaker, background threads. What the
-app caches meanwhile stands in a cache of its own, and no thread is left when the block is over.
+    usefixtures = unmocked_hubspot_is_an_error
+
+Everything but the network is real: settings, the gate, cache entries, circuit breaker, worker threads. The app uses a
+cache of its own meanwhile, and no thread is left at the end of the block.
 """
 
 from __future__ import annotations
@@ -36,12 +39,10 @@ from django.urls import reverse
 from requests.adapters import BaseAdapter
 
 from ._hubspot import client as client_module
-from ._hubspot.transport import CallSockets, new_session
 from ._tokens import store as store_module
-from ._tokens.breaker import reset_breakers
-from ._tokens.store import reset_stores
+from ._tokens.account import account_for, reset_accounts
 from ._tokens.workers import get_workers, reset_workers
-from .conf import config_for
+from .conf import AccountSettings
 from .exceptions import (
     AuthenticationError,
     CredentialError,
@@ -54,7 +55,6 @@ from .exceptions import (
     UnexpectedResponseError,
 )
 from .logs import reset_log_throttle
-from .validation import VALIDATORS, account_overrides, settings_dict
 from .visitors import Visitor
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class FakeHubSpot:
         self._failure = None
         self.settle()
         self._cache.clear()
-        reset_breakers()
+        reset_accounts()
         reset_log_throttle()
 
     def hold(self) -> None:
@@ -155,7 +155,7 @@ class FakeHubSpot:
             self.settle()
             response = client.get(url, headers={"X-HubSpot-Identify": "1"}, **extra)
         if response.status_code == 503:
-            config_for(response.wsgi_request, account)  # raises the error that the endpoint has only logged
+            account_for(response.wsgi_request, account)  # raises the error that the endpoint has only logged
         identity: dict[str, Any] | None = response.json()["identity"]
         return identity
 
@@ -255,16 +255,10 @@ class _Adapter(BaseAdapter):
 
 @contextmanager
 def _instead_of_network(answer: Answer, caches: _PrivateCaches) -> Iterator[None]:
-    def session_without_network(sockets: CallSockets) -> requests.Session:
-        session = new_session(sockets)
-        for scheme in ("https://", "http://"):
-            session.mount(scheme, _Adapter(answer))
-        return session
-
     with ExitStack() as stack:
         stack.callback(caches.clear)
         stack.callback(_forget_process_state)
-        stack.enter_context(mock.patch.object(client_module, "new_session", session_without_network))
+        stack.enter_context(mock.patch.object(client_module, "CallAdapter", return_value=_Adapter(answer)))
         stack.enter_context(mock.patch.object(store_module, "caches", caches))
         stack.callback(_join)
         _forget_process_state()
@@ -278,22 +272,21 @@ def _join() -> None:
 
 def _forget_process_state() -> None:
     reset_workers()
-    reset_breakers()
-    reset_stores()
+    reset_accounts()
     reset_log_throttle()
 
 
 def _usable_settings() -> dict[str, Any]:
-    values = settings_dict(getattr(settings, "HUBSPOT_IDENTIFY", None) or {}, "HUBSPOT_IDENTIFY")
+    written = AccountSettings(getattr(settings, "HUBSPOT_IDENTIFY", None) or {})
+    values = written.values
     if not values or values.get("ENABLED") is False:
         values["ENABLED"] = True
         if values.get("EMAIL_VERIFIED") is None and not apps.is_installed("allauth.account"):
             values["EMAIL_VERIFIED"] = True  # settings that disable the chat need not contain the decision
     values["API_KEY"] = values.get("API_KEY") or KEY
-    accounts = VALIDATORS["ACCOUNTS"](values.get("ACCOUNTS", {}))
     values["ACCOUNTS"] = {
-        name: {key: value for key, value in account_overrides(name, overrides).items() if value or key != "API_KEY"}
-        for name, overrides in accounts.items()
+        name: {key: value for key, value in AccountSettings(values, name).own.items() if value or key != "API_KEY"}
+        for name in written.parse("ACCOUNTS")
     }
     return values
 
@@ -319,8 +312,8 @@ else:
         with fake_hubspot() as fake:
             yield fake
 
-    @pytest.fixture(autouse=True)
+    @pytest.fixture
     def unmocked_hubspot_is_an_error() -> Iterator[None]:
-        """Fail every test that has HubSpot called without the fixture ``hubspot``."""
+        """Fail a test that calls HubSpot without the fixture ``hubspot``."""
         with no_hubspot():
             yield

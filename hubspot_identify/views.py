@@ -1,36 +1,29 @@
-"""The identity endpoint, which the browser asks who the visitor is."""
+"""The identity endpoint, from which the browser fetches who the visitor is."""
 
 from __future__ import annotations
 
 import logging
 
-from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
 from django.core.exceptions import DisallowedHost
-from django.http import (
-    HttpRequest,
-    HttpResponse,
-    HttpResponseBadRequest,
-    HttpResponseForbidden,
-    HttpResponseNotAllowed,
-    JsonResponse,
-)
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
 from django.views.decorators.csrf import csrf_exempt
 
 from ._compat import keep_out_of_logs
+from ._tokens.account import account_for
 from .exceptions import UnknownAccountError
-from .logs import log_exception
-from .services import ANONYMOUS, Identification, identify
+from .identification import ANONYMOUS, Identification, identify_account
+from .logs import raise_or_log
 
 logger = logging.getLogger(__name__)
 
-RETRY_AFTER = 1  # seconds, for those who go by the header; our script asks again sooner
+RETRY_AFTER = 1  # seconds, for clients that obey the header; the app's script retries sooner
 
 
 @login_not_required
 @csrf_exempt  # Only GET is allowed. Django's middleware would log each POST before the view could respond with 405.
 def identity(request: HttpRequest, account: str | None = None) -> HttpResponse:
-    """``{"subject": …, "identity": {"email", "token", "expires_in"} | null}`` for the session's user.
+    """Return ``{"subject": …, "identity": {"email", "token", "expires_in"} | null}`` for the session's user.
 
     The status is 200 with or without an identity, 202 while a further request is worthwhile, 400 for a host that is not
     allowed, 403 for requests that do not come from a script of this very site, and 503 if the settings are wrong or a
@@ -47,50 +40,46 @@ def identity(request: HttpRequest, account: str | None = None) -> HttpResponse:
     return response
 
 
-def _respond(request: HttpRequest, account: str | None) -> HttpResponse:
+def _respond(request: HttpRequest, name: str | None) -> HttpResponse:
     try:
         request.get_host()
     except DisallowedHost:
-        return HttpResponseBadRequest("This host is not allowed.", content_type="text/plain")
+        return HttpResponse("This host is not allowed.", status=400, content_type="text/plain")
     if request.method != "GET":
         return HttpResponseNotAllowed(["GET"])
     if not is_from_own_script(request):
-        return HttpResponseForbidden("Only for scripts of this site.", content_type="text/plain")
+        return HttpResponse("Only for scripts of this site.", status=403, content_type="text/plain")
     try:
-        found = _identify(request, account)
-    except Exception as error:
-        if settings.DEBUG:
-            raise
-        _log(error)
+        identification = _identify(request, name)
+    except Exception as error:  # noqa: BLE001 - the site's callables raise anything
+        _raise_or_log(error)
         return JsonResponse(ANONYMOUS.as_dict(), status=503)
-    response = JsonResponse(found.as_dict(), status=202 if found.pending else 200)
-    if found.pending:
-        response.headers["Retry-After"] = str(RETRY_AFTER)
-    return response
+    if identification.pending:
+        return JsonResponse(identification.as_dict(), status=202, headers={"Retry-After": str(RETRY_AFTER)})
+    return JsonResponse(identification.as_dict())
 
 
-def _identify(request: HttpRequest, account: str | None) -> Identification:
+def _identify(request: HttpRequest, name: str | None) -> Identification:
     try:
-        return identify(request, wait=0.0, account=account)
+        account = account_for(request, name)
     except UnknownAccountError as error:
-        if account is None:  # CHOOSE_ACCOUNT returned the name, not the URL.
-            if settings.DEBUG:
-                raise
-            _log(error)
+        if name is None:  # CHOOSE_ACCOUNT returned it. Other names come from the URL.
+            _raise_or_log(error)
         # Reading the session makes Django treat its cookie as it does if the account exists.
         _ = getattr(getattr(request, "user", None), "is_authenticated", False)
         return ANONYMOUS
+    return identify_account(request, account, wait=0.0)
 
 
-def _log(error: Exception) -> None:
-    log_exception(logger, error, "Nobody is identified: %s", "The endpoint failed.")
+def _raise_or_log(error: Exception) -> None:
+    raise_or_log(logger, error, "No visitor is identified: %s", "The identity endpoint failed.")
 
 
 def is_from_own_script(request: HttpRequest) -> bool:
-    """Whether a request has our header, which no other site can send without being asked first, and whether the
-    browser, if it says where the request comes from, says that it comes from here.
+    """Return whether a request has the script's header and, according to the browser, comes from this origin.
 
-    https://developer.mozilla.org/docs/Web/HTTP/Reference/Headers/Sec-Fetch-Site
+    A script of another site cannot send the header without a preflight request, which fails. Old browsers send no
+    ``Sec-Fetch-Site``: https://developer.mozilla.org/docs/Web/HTTP/Reference/Headers/Sec-Fetch-Site
     """
     if request.headers.get("X-HubSpot-Identify") != "1":
         return False

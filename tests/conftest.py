@@ -24,8 +24,7 @@ from support.server import TokenServer, TokenServerProcess
 
 from hubspot_identify._hubspot import client
 from hubspot_identify._tokens import store
-from hubspot_identify._tokens.breaker import reset_breakers
-from hubspot_identify._tokens.store import reset_stores
+from hubspot_identify._tokens.account import reset_accounts
 from hubspot_identify._tokens.workers import get_workers, reset_workers
 from hubspot_identify.logs import reset_log_throttle
 
@@ -59,8 +58,7 @@ def fresh_process_state() -> Iterator[None]:
             pytest.fail("A worker thread outlived the test.", pytrace=False)
     finally:
         reset_workers()
-        reset_breakers()
-        reset_stores()
+        reset_accounts()
         reset_log_throttle()
         caches["default"].clear()
 

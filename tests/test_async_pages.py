@@ -164,7 +164,7 @@ def test_inline_page_without_awaited_identity_is_unidentified(
         attributes = page(async_client, "/plain/django/")
         assert not {"data-identity", "data-subject"} & set(attributes)
         assert attributes["data-endpoint"] == "/hubspot/identity/"
-    assert logged(caplog) == [("hubspot_identify.widget", logging.WARNING)]
+    assert logged(caplog) == [("hubspot_identify.delivery", logging.WARNING)]
     assert "identity=await services.aidentify(request)" in caplog.text
 
 
@@ -185,7 +185,7 @@ def test_jinja_template_rendered_asynchronously(settings: Settings, caplog: pyte
     without, with_identity = async_to_sync(render)()
     assert "data-identity" not in script_attributes(without)
     assert json.loads(script_attributes(with_identity)["data-identity"])["token"] == "token-of-ada"
-    assert logged(caplog) == [("hubspot_identify.widget", logging.WARNING)]
+    assert logged(caplog) == [("hubspot_identify.delivery", logging.WARNING)]
 
 
 def test_blocking_access_in_the_event_loop_is_detected(async_client: AsyncClient, user: User) -> None:

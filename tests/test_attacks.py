@@ -24,12 +24,11 @@ from support.faulty_cache import FaultyCache
 from support.pages import ada, grace, keep_token, render_django, request_by
 from support.server import TokenServer
 
-from hubspot_identify import services
-from hubspot_identify._tokens.breaker import get_breaker, reset_breakers
-from hubspot_identify._tokens.entries import entry_key
-from hubspot_identify._tokens.entries import subject as subject_of
+from hubspot_identify import identification, services
+from hubspot_identify._tokens.account import Account
+from hubspot_identify._tokens.store import Store
 from hubspot_identify._tokens.workers import get_workers
-from hubspot_identify.conf import build_config
+from hubspot_identify.conf import Config, build_config
 from hubspot_identify.exceptions import ConfigurationError, InvalidVisitorError
 from hubspot_identify.logs import _last_logged
 from hubspot_identify.views import identity
@@ -118,9 +117,9 @@ def test_no_two_accounts_or_visitors_share_a_cache_key() -> None:
         for account in accounts
     ]
     visitors = [ADA, Visitor("da@example.com"), Visitor("ada@example.co")]
-    keys = {entry_key(visitor, config) for config in configs for visitor in visitors}
+    keys = {Account(config, Store("default")).entry_key(visitor) for config in configs for visitor in visitors}
     assert len(keys) == len(configs) * len(visitors)
-    subjects = {subject_of(visitor, config) for config in configs for visitor in visitors}
+    subjects = {Account(config, Store("default")).subject(visitor) for config in configs for visitor in visitors}
     assert len(subjects) == len(parts["PORTAL_ID"]) * len(visitors)
 
 
@@ -190,6 +189,12 @@ CALLABLES: list[Callable[[], Callable[[], str]]] = [
 ]
 
 
+def keys_of(config: Config) -> tuple[str, str]:
+    """Return the cache keys of Ada's entry and of the circuit breaker."""
+    account = Account(config, Store("default"))
+    return account.entry_key(ADA), account.breaker._key
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -206,15 +211,13 @@ def test_sites_with_a_callable_key_share_nothing(
 ) -> None:
     """Two sites with the same SECRET_KEY, callable and cache share neither tokens nor a circuit breaker."""
     config = build_config({"API_KEY": one_key, "EMAIL_VERIFIED": True})
-    before = entry_key(ADA, config), get_breaker(config)._key
+    before = keys_of(config)
     for name, value in changes.items():
         if name in connections["default"].settings_dict:
             monkeypatch.setitem(connections.settings["default"], name, value)
         else:
             setattr(settings, name, value)
-    reset_breakers()
-    assert entry_key(ADA, config) != before[0]
-    assert get_breaker(config)._key != before[1]
+    assert all(one != other for one, other in zip(before, keys_of(config), strict=True))
 
 
 def test_sites_whose_callables_differ_share_nothing() -> None:
@@ -225,8 +228,8 @@ def test_sites_whose_callables_differ_share_nothing() -> None:
     keys = []
     for make in CALLABLES:
         here, there = (build_config({"API_KEY": make(), "EMAIL_VERIFIED": True}) for _ in range(2))
-        keys.append((entry_key(ADA, here), get_breaker(here)._key))
-        assert (entry_key(ADA, there), get_breaker(there)._key) == keys[-1]
+        keys.append(keys_of(here))
+        assert keys_of(there) == keys[-1]
         assert make()() == "key"
     assert [len(set(column)) for column in zip(*keys, strict=True)] == [len(CALLABLES)] * 2
 
@@ -236,13 +239,15 @@ import functools
 from django.conf import settings
 settings.configure(SECRET_KEY="s")
 from django.db import connections
+from hubspot_identify._tokens.account import Account
+from hubspot_identify._tokens.store import Store
 from hubspot_identify.conf import Config
-from hubspot_identify._tokens.entries import entry_key
 from hubspot_identify.visitors import Visitor
-config = Config(api_key=functools.partial(print))
-print(entry_key(Visitor("ada@example.com"), config))
+def key():
+    return Account(Config(api_key=functools.partial(print)), Store("default")).entry_key(Visitor("ada@example.com"))
+print(key())
 connections["default"]
-print(entry_key(Visitor("ada@example.com"), config))
+print(key())
 """
 
 
@@ -384,6 +389,6 @@ def as_ada(get_response: Any) -> Any:
 def test_anonymous_visitors_cause_no_call(hubspot: TokenServer) -> None:
     """Without a session, requests start neither a call nor a worker."""
     for _ in range(10):
-        assert services.identify(request_by(AnonymousUser())) == services.ANONYMOUS
+        assert services.identify(request_by(AnonymousUser())) == identification.ANONYMOUS
     assert hubspot.calls == 0
     assert get_workers().join(0)

@@ -1,14 +1,12 @@
-"""When the app does not call HubSpot: circuit breaker, pause and rate limit, on a clock that the test moves."""
+"""When the circuit breaker stops the calls to HubSpot, on a clock that the test moves."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import logging
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 from django.core.cache import caches
@@ -16,10 +14,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.caches import SHARED_BACKENDS, CacheBackend
 from support.clocks import Clock
-from support.faulty_cache import FaultyCache, refused
+from support.faulty_cache import FaultyCache
 
-from hubspot_identify._hubspot.responses import error_from_response
-from hubspot_identify._tokens import store as store_module
+from hubspot_identify._hubspot.responses import Response, error_from_response
+from hubspot_identify._tokens.account import Account, get_account
 from hubspot_identify._tokens.breaker import (
     CLOSED,
     COOL_DOWN,
@@ -33,10 +31,9 @@ from hubspot_identify._tokens.breaker import (
     Breaker,
     State,
     decode_state,
-    get_breaker,
 )
 from hubspot_identify._tokens.failures import DAILY_PAUSE
-from hubspot_identify._tokens.store import Store, get_store
+from hubspot_identify._tokens.store import Store
 from hubspot_identify.conf import build_config
 from hubspot_identify.exceptions import (
     CredentialError,
@@ -44,9 +41,8 @@ from hubspot_identify.exceptions import (
     TransportError,
     UnexpectedResponseError,
 )
-from hubspot_identify.visitors import Visitor
 
-ADA, EVE, JOE = (Visitor(f"{name}@example.com") for name in ("ada", "eve", "joe"))
+ADA, EVE, JOE = "ada", "eve", "joe"
 SETTINGS = {"API_KEY": "key", "PORTAL_ID": "123", "EMAIL_VERIFIED": True, "RATE_LIMIT": 1000}
 MAX_FACTOR = 1 + COOL_DOWN_SPREAD  # of the longest random cool-down
 MIN_FACTOR = 1 - COOL_DOWN_SPREAD  # of the shortest
@@ -67,7 +63,7 @@ def new_breaker(clock: Clock) -> NewBreaker:
     """Return a factory for the breakers of further processes, which share only the cache and the clock."""
 
     def create(clock: Clock = clock, account: str = "", **changes: object) -> Breaker:
-        return Breaker(build_config({**SETTINGS, **changes}, account), Store("default"), clock)
+        return Account(build_config({**SETTINGS, **changes}, account), Store("default"), clock).breaker
 
     return create
 
@@ -79,7 +75,7 @@ def breaker(new_breaker: NewBreaker) -> Breaker:
 
 def response_error(status: int, headers: dict[str, str] | None = None, body: bytes = b"") -> HubSpotIdentifyError:
     """Return the error for a response."""
-    return error_from_response(status, headers or {}, body)
+    return error_from_response(Response(status, headers or {}, body))
 
 
 def rejected_key(status: int = 401, category: str = "INVALID_AUTHENTICATION") -> HubSpotIdentifyError:
@@ -96,14 +92,14 @@ def fail(
     breaker: Breaker,
     times: int = 1,
     error: HubSpotIdentifyError | None = None,
-    visitor: Visitor | None = None,
+    visitor: str | None = None,
     since: float | None = None,
 ) -> None:
     """Record failures: each of a new visitor unless one is given, and first failures unless ``since`` is given."""
     for _ in range(times):
         breaker.record_failure(
             error or TransportError("no response"),
-            visitor or Visitor(f"visitor{next(visitor_numbers)}@example.com"),
+            visitor or f"visitor{next(visitor_numbers)}",
             breaker._now() if since is None else since,
         )
 
@@ -431,15 +427,15 @@ def test_lost_probe_delays_the_next_by_the_length_of_a_call(
 ) -> None:
     """If a process dies during its probe, the others wait for TIMEOUT and one second."""
     open_and_cool_down(breaker, clock)
-    timeouts: dict[str, object] = {}
+    timeouts: list[object] = []
 
     def add(key: str, value: object, timeout: object) -> bool:
-        timeouts[key] = timeout
+        timeouts.append(timeout)
         return True
 
     faulty_cache.instead["add"] = add
     assert breaker.allows_call()
-    assert timeouts[breaker._probe_key] == 4
+    assert timeouts == [4]
 
 
 def test_refused_visitor_as_probe_closes_the_breaker(breaker: Breaker, clock: Clock) -> None:
@@ -456,7 +452,7 @@ def test_failed_probes_of_few_visitors_do_not_open_it(breaker: Breaker, clock: C
     for number in range(40):
         assert breaker.allows_call()
         error = response_error(404 if number % 2 else 500)
-        fail(breaker, 1, error, Visitor(f"visitor{number % (FAILURES - 1)}@example.com"))
+        fail(breaker, 1, error, f"visitor{number % (FAILURES - 1)}")
     assert breaker.allows_call()
 
 
@@ -485,25 +481,6 @@ def test_failures_before_the_request_of_two_visitors_do_not_open_the_breaker(bre
     for _ in range(40):
         fail(breaker, 1, NOT_SENT, ADA)
         fail(breaker, 1, NOT_SENT, EVE)
-    assert breaker.allows_call()
-
-
-def test_refused_probe_takes_nothing_from_the_rate_limit(new_breaker: NewBreaker, clock: Clock) -> None:
-    """Visitors with a failure on record cannot use up the calls that a probe needs."""
-    breaker = new_breaker(RATE_LIMIT=1)
-    open_and_cool_down(breaker, clock)
-    assert not any(breaker.allows_call(may_probe=False) for _ in range(20))
-    assert breaker.allows_call()
-
-
-def test_probe_refused_by_the_rate_limit_can_be_made_in_the_next_second(new_breaker: NewBreaker, clock: Clock) -> None:
-    """A probe that the rate limit refuses does not occupy the single probe of all processes."""
-    breaker = new_breaker(RATE_LIMIT=1)
-    fail(breaker, FAILURES)
-    clock.pass_by(COOL_DOWN * MAX_FACTOR + RETRY_INTERVAL)
-    assert breaker.allows_call(may_probe=False)
-    assert not breaker.allows_call()
-    clock.pass_by(1)
     assert breaker.allows_call()
 
 
@@ -669,9 +646,9 @@ def test_invalid_state_in_the_cache_neither_raises_nor_stops_the_calls_for_long(
     clock = Clock()
     state = decode_state(value, clock.now)
     assert state.until <= clock.now + DAILY_PAUSE + 60
-    breaker = Breaker(build_config(SETTINGS), Store("default"), clock)
+    breaker = Account(build_config(SETTINGS), Store("default"), clock).breaker
     caches["default"].clear()
-    get_store("default").set(breaker._key, value, 60)
+    get_account().store.set(breaker._key, value, 60)
     breaker.allows_call()
     breaker.record_success()
     for error in (400, 500, 404):
@@ -687,189 +664,14 @@ def test_state_can_be_read_from_a_cache_that_turns_tuples_into_lists() -> None:
     assert decode_state({**state, "refused": None}, 0.0) is CLOSED
 
 
-# The rate limit
-
-
-@pytest.mark.parametrize("cache_backend", SHARED_BACKENDS, indirect=True)
-def test_rate_limit_applies_to_all_processes_together(
-    cache_backend: CacheBackend, new_breaker: NewBreaker, clock: Clock
-) -> None:
-    """In each second, exactly as many calls as the limit are allowed."""
-    breakers = [new_breaker(RATE_LIMIT=4) for _ in range(3)]
-    for _ in range(5):
-        assert [breakers[number % 3].allows_call() for number in range(9)] == [True] * 4 + [False] * 5
-        clock.pass_by(1)
-
-
-@pytest.mark.parametrize("cache_backend", ["redis", "memcached"], indirect=True)
-def test_concurrent_calls_never_exceed_the_rate_limit(
-    cache_backend: CacheBackend, new_breaker: NewBreaker, clock: Clock
-) -> None:
-    """Where the cache counts atomically, the limit also holds for simultaneous calls at the start of each second."""
-    breakers = [new_breaker(RATE_LIMIT=5) for _ in range(8)]
-
-    def allows_call(breaker: Breaker) -> bool:
-        allowed = breaker.allows_call()
-        caches.close_all()
-        return allowed
-
-    with ThreadPoolExecutor(8) as pool:
-        for _ in range(3):
-            allowed = sum(pool.map(allows_call, breakers * 4))
-            assert 0 < allowed <= 5
-            clock.pass_by(1)
-
-
-def test_rate_limit_uses_one_key(faulty_cache: type[FaultyCache], new_breaker: NewBreaker, clock: Clock) -> None:
-    """The counters of successive seconds share a key, so they do not displace other entries of a small cache."""
-    breaker = new_breaker(RATE_LIMIT=2)
-    backend: Any = caches["default"]
-    for _ in range(120):
-        breaker.allows_call()
-        clock.pass_by(0.5)
-    assert len(backend._cache) == 1
-
-
-def test_hosts_with_different_clocks_share_the_rate_limit(new_breaker: NewBreaker, clock: Clock) -> None:
-    """Two hosts whose clocks are five seconds apart together make no more calls a second than the limit."""
-    ahead_clock = Clock(clock.now + 5)
-    behind, ahead = new_breaker(RATE_LIMIT=4), new_breaker(ahead_clock, RATE_LIMIT=4)
-    calls: Counter[int] = Counter()
-    for tick in range(200):
-        calls[tick // 10] += behind.allows_call()
-        calls[tick // 10] += ahead.allows_call()
-        clock.pass_by(0.1)
-        ahead_clock.pass_by(0.1)
-    assert calls.pop(0) <= 2 * 4  # until each host has seen the counter of the other
-    assert set(calls.values()) == {4}
-
-
-def test_counter_of_a_clock_far_ahead_is_replaced(new_breaker: NewBreaker, clock: Clock) -> None:
-    """A host whose clock is one hour ahead does not use up the calls of the others for an hour."""
-    assert new_breaker(Clock(clock.now + 3600), RATE_LIMIT=1).allows_call()
-    assert new_breaker(RATE_LIMIT=1).allows_call()
-
-
-def test_foreign_counter_is_replaced(new_breaker: NewBreaker) -> None:
-    """A number that the app did not write counts as an old counter."""
-    breaker = new_breaker(RATE_LIMIT=2)
-    breaker.allows_call()
-    caches["default"].set(f"{breaker._key}:rate", 7, None)
-    assert [breaker.allows_call() for _ in range(3)] == [True, True, False]
-
-
-def test_one_process_starts_the_counter_of_a_second(new_breaker: NewBreaker, clock: Clock) -> None:
-    """While one process replaces the counter, the others make no call. Otherwise the limit would apply to each."""
-    breaker = new_breaker(RATE_LIMIT=2)
-    breaker.allows_call()
-    clock.pass_by(1)
-    caches["default"].add(f"{breaker._key}:rate:turn", 1, 60)
-    assert not breaker.allows_call()
-    caches["default"].delete(f"{breaker._key}:rate:turn")
-    assert breaker.allows_call()
-
-
-def test_counter_that_another_process_has_just_replaced_is_used(
-    new_breaker: NewBreaker, clock: Clock, faulty_cache: type[FaultyCache]
-) -> None:
-    """A process that may replace the counter reads it again first, and counts its call in a current one."""
-    breaker, key = new_breaker(RATE_LIMIT=2), new_breaker()._key + ":rate"
-    breaker.allows_call()
-    clock.pass_by(1)
-    window = int(clock.now) * 1_000_000
-
-    def add_after_another_process(turn: str, *args: object, **options: object) -> bool:
-        caches["default"].set(key, window + 1)
-        return True
-
-    faulty_cache.instead["add"] = add_after_another_process
-    assert [breaker.allows_call() for _ in range(2)] == [True, False]
-
-
-def test_first_counter_that_another_process_has_just_added_is_used(
-    new_breaker: NewBreaker, faulty_cache: type[FaultyCache]
-) -> None:
-    """If another process adds the first counter at the same moment, the call is counted in it."""
-    breaker = new_breaker(RATE_LIMIT=2)
-
-    def add_by_another_process(key: str, value: int, *args: object, **options: object) -> bool:
-        caches["default"].set(key, value)
-        return False
-
-    faulty_cache.instead["add"] = add_by_another_process
-    assert [breaker.allows_call() for _ in range(2)] == [True, False]
-
-
-def test_cache_that_cannot_count_allows_no_call(new_breaker: NewBreaker, faulty_cache: type[FaultyCache]) -> None:
-    """If the cache neither increases nor adds a number, no call is allowed rather than all."""
-    faulty_cache.instead["add"] = lambda *_, **__: False
-    assert not new_breaker().allows_call()
-
-
-def test_failing_cache_leaves_one_call_a_second_to_each_process(
-    monkeypatch: pytest.MonkeyPatch, faulty_cache: type[FaultyCache], new_breaker: NewBreaker, clock: Clock
-) -> None:
-    """Nothing is shared then. The call is for visitors without a token, and the breaker of the process still works."""
-    faulty_cache.instead["*"] = refused
-    monkeypatch.setattr(store_module, "time", clock)
-    breaker = new_breaker()
-    for _ in range(4):
-        assert not breaker.allows_call(for_changes=True)
-        assert [breaker.allows_call() for _ in range(3)].count(True) == 1
-        clock.pass_by(1)
-    fail(breaker, FAILURES)
-    clock.pass_by(1)
-    assert not breaker.allows_call()
-
-
-@pytest.mark.parametrize("limit", [1, 17])
-def test_changed_names_get_a_tenth_of_the_calls(new_breaker: NewBreaker, clock: Clock, limit: int) -> None:
-    """This holds for all processes together. The other calls are for first tokens and for old ones."""
-    breakers = [new_breaker(RATE_LIMIT=limit) for _ in range(3)]
-    changes = others = 0
-    for _ in range(60):
-        for number in range(2 * limit):
-            changes += breakers[number % 3].allows_call(for_changes=True)
-        for number in range(2 * limit):
-            others += breakers[number % 3].allows_call()
-        clock.pass_by(1)
-    assert (changes, others) == (6 * limit, 54 * limit)
-
-
-@pytest.mark.parametrize("operation", ["incr", "add"])
-def test_cache_that_fails_while_the_call_is_counted_leaves_one_call_a_second(
-    monkeypatch: pytest.MonkeyPatch,
-    faulty_cache: type[FaultyCache],
-    new_breaker: NewBreaker,
-    clock: Clock,
-    operation: str,
-) -> None:
-    """A cache that fails only in the operations of the rate limit does not stop the calls."""
-    faulty_cache.instead[operation] = refused
-    monkeypatch.setattr(store_module, "time", clock)
-    breaker = new_breaker()
-    for _ in range(4):
-        assert breaker.allows_call()
-        clock.pass_by(store_module.PAUSE + 1)
-
-
 # Accounts
 
 
-def test_accounts_have_separate_breakers_pauses_and_rate_limits(clock: Clock) -> None:
+def test_accounts_have_separate_breakers_and_pauses(clock: Clock) -> None:
     """What happens to one account does not affect another, even if they differ only in their names."""
-    source = {**SETTINGS, "RATE_LIMIT": 1, "ACCOUNTS": {"eu": {}, "us": {"PORTAL_ID": "9"}}}
-    breakers = [Breaker(build_config(source, name), Store("default"), clock) for name in ("", "eu", "us")]
+    source = {**SETTINGS, "ACCOUNTS": {"eu": {}, "us": {"PORTAL_ID": "9"}}}
+    breakers = [Account(build_config(source, name), Store("default"), clock).breaker for name in ("", "eu", "us")]
     assert all(breaker.allows_call() for breaker in breakers)
-    clock.pass_by(1)
     fail(breakers[0], 1, rejected_key())
     fail(breakers[1], 1, response_error(429, body=HUBSPOT_BODY))
     assert [breaker.allows_call() for breaker in breakers] == [False, False, True]
-
-
-def test_process_has_one_breaker_for_each_account() -> None:
-    """Equal settings return the same breaker; another key or rate limit returns another one."""
-    one = get_breaker(build_config(SETTINGS))
-    assert get_breaker(build_config(SETTINGS)) is one
-    assert get_breaker(build_config({**SETTINGS, "API_KEY": "other"})) is not one
-    assert get_breaker(build_config({**SETTINGS, "RATE_LIMIT": 1})) is not one

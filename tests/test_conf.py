@@ -18,9 +18,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pytest_django import Settings
 
-from hubspot_identify import conf
+from hubspot_identify._tokens import account as account_module
+from hubspot_identify._tokens.account import account_for, get_account
 from hubspot_identify.checks.settings import check_settings
-from hubspot_identify.conf import KEYS, Config, account_chooser, build_config, config_for, get_config
+from hubspot_identify.conf import KEYS, Config, build_config, get_account_chooser, get_config
 from hubspot_identify.exceptions import ConfigurationError, HubSpotIdentifyError, UnknownAccountError
 from hubspot_identify.visitors import user_visitor
 
@@ -141,7 +142,7 @@ def test_every_setting_reaches_the_config() -> None:
     ],
 )
 def test_valid_value_is_normalised(key: str, value: object, expected: object) -> None:
-    """Plain HTTP is allowed for this machine, empty text counts as ``None``, and widget options have a default."""
+    """Plain HTTP is allowed for this machine, an empty string counts as ``None``, and widget options have a default."""
     assert getattr(build_config({**MINIMUM, key: value}), key.lower()) == expected
 
 
@@ -287,9 +288,9 @@ def test_hint_for_an_unknown_key_shows_the_nearest_key(key: str, nearest: str) -
 
 @pytest.mark.parametrize("key", ["XYZ", 5])
 def test_hint_for_an_unknown_key_lists_all_keys_if_none_is_near(key: Any) -> None:
-    """A key that is not text, or unlike any setting, is answered with the list of settings."""
+    """The hint for a key that is not a string, or unlike any setting, lists the settings."""
     error = configuration_error({**MINIMUM, key: 1})
-    assert all(repr(known) in error.hint for known in KEYS)
+    assert [known for known in KEYS if known not in error.hint] == []
 
 
 def test_settings_that_are_not_a_dict_are_a_configuration_error() -> None:
@@ -349,13 +350,13 @@ def test_other_settings_are_not_read_if_the_chat_is_disabled(settings: Settings)
         settings.HUBSPOT_IDENTIFY = source
         assert get_config() == Config(enabled=False)
         assert get_config("eu") == Config(enabled=False, account="eu")
-        assert account_chooser() is None
+        assert get_account_chooser() is None
 
 
 def test_names_of_accounts_are_not_stored_if_the_chat_is_disabled(settings: Settings) -> None:
     """Account names that a client invents do not use memory."""
     settings.HUBSPOT_IDENTIFY = {"ENABLED": False}
-    assert get_config("invented-1") is not get_config("invented-1")
+    assert get_account("invented-1") is not get_account("invented-1")
 
 
 def test_account_overrides_the_settings_around_it(settings: Settings) -> None:
@@ -373,23 +374,23 @@ def test_account_overrides_the_settings_around_it(settings: Settings) -> None:
     assert get_config().enabled is False
 
 
-def test_config_is_reused_until_the_settings_are_replaced(settings: Settings) -> None:
+def test_account_is_reused_until_the_settings_are_replaced(settings: Settings) -> None:
     """The same dict is validated once. Another dict, such as that of ``override_settings``, takes effect at once."""
     settings.HUBSPOT_IDENTIFY = {**MINIMUM, "PORTAL_ID": "1"}
-    config = get_config()
-    assert get_config() is config
+    account = get_account()
+    assert get_account() is account
     with override_settings(HUBSPOT_IDENTIFY={**MINIMUM, "PORTAL_ID": "2"}):
-        assert get_config().portal_id == "2"
-    assert get_config() == config
+        assert get_account().config.portal_id == "2"
+    assert get_account().config == account.config
 
 
 def test_new_cache_alias_is_accepted_at_once(settings: Settings) -> None:
     """``CACHE`` is compared with the current ``CACHES``."""
     settings.HUBSPOT_IDENTIFY = {**MINIMUM, "CACHE": "chat"}
     with pytest.raises(ConfigurationError, match="'CACHE'"):
-        get_config()
+        get_account()
     settings.CACHES = {**settings.CACHES, "chat": settings.CACHES["default"]}
-    assert get_config().cache == "chat"
+    assert get_account().config.cache == "chat"
 
 
 @pytest.mark.parametrize(
@@ -410,6 +411,13 @@ def test_invalid_account_is_an_error_for_that_account_only(
     assert in_hint in error.hint
     (message,) = check_settings()
     assert (message.id, message.msg, message.hint) == ("hubspot_identify.E001", error.problem, error.hint)
+
+
+def test_error_names_the_place_of_the_value() -> None:
+    """It is the dict of the account, unless the account inherits the value."""
+    source = {**MINIMUM, "TIMEOUT": 0, "ACCOUNTS": {"eu": {"TIMEOUT": 0}, "us": {}}}
+    assert "HUBSPOT_IDENTIFY['ACCOUNTS']['eu']['TIMEOUT']" in configuration_error(source, "eu").problem
+    assert "HUBSPOT_IDENTIFY['TIMEOUT']" in configuration_error(source, "us").problem
 
 
 @pytest.mark.parametrize("name", ["e u", 1])
@@ -444,11 +452,11 @@ def test_only_the_requested_account_is_validated(settings: Settings) -> None:
 def test_names_of_unknown_accounts_are_not_stored(settings: Settings) -> None:
     """Account names that a client invents do not use memory."""
     settings.HUBSPOT_IDENTIFY = {**MINIMUM, "ACCOUNTS": {"eu": {}}}
-    get_config("eu")
+    get_account("eu")
     for number in range(100):
         with pytest.raises(UnknownAccountError):
-            get_config(f"invented-{number}")
-    assert list(conf._remembered().configs) == ["eu"]
+            get_account(f"invented-{number}")
+    assert list(account_module._accounts.get()._by_name) == ["eu"]
 
 
 def test_error_of_an_unknown_account_lists_some_known_ones(settings: Settings) -> None:
@@ -472,28 +480,28 @@ def test_request_selects_the_account_unless_it_is_named(settings: Settings) -> N
     """``CHOOSE_ACCOUNT`` is called with the request. If it returns ``None`` or ``""``, no account's overrides apply."""
     settings.HUBSPOT_IDENTIFY = {**MINIMUM, "ACCOUNTS": {"eu": {}, "us": {}}, "CHOOSE_ACCOUNT": f"{__name__}.chooser"}
     request = RequestFactory().get("/", headers={"X-Account": "eu"})
-    assert config_for(request).account == "eu"
-    assert config_for(request, "us").account == "us"
-    assert config_for(request, "").account == ""
-    assert config_for(None).account == ""
-    assert config_for(RequestFactory().get("/")).account == ""
-    assert config_for(RequestFactory().get("/", headers={"X-Account": ""})).account == ""
+    assert account_for(request).config.account == "eu"
+    assert account_for(request, "us").config.account == "us"
+    assert account_for(request, "").config.account == ""
+    assert account_for(None).config.account == ""
+    assert account_for(RequestFactory().get("/")).config.account == ""
+    assert account_for(RequestFactory().get("/", headers={"X-Account": ""})).config.account == ""
     settings.HUBSPOT_IDENTIFY = {**MINIMUM, "ACCOUNTS": {"eu": {}}}
-    assert config_for(request).account == ""
+    assert account_for(request).config.account == ""
 
 
 def test_account_can_be_selected_if_the_settings_around_it_are_incomplete(settings: Settings) -> None:
     """All accounts may have their own keys, without one outside of ``ACCOUNTS``."""
     settings.HUBSPOT_IDENTIFY = {"ACCOUNTS": {"eu": MINIMUM}, "CHOOSE_ACCOUNT": chooser}
-    assert account_chooser() is chooser
-    assert config_for(RequestFactory().get("/", headers={"X-Account": "eu"})).api_key == KEY
+    assert get_account_chooser() is chooser
+    assert account_for(RequestFactory().get("/", headers={"X-Account": "eu"})).config.api_key == KEY
 
 
-def test_selected_account_must_be_text(settings: Settings) -> None:
+def test_selected_account_must_be_a_string(settings: Settings) -> None:
     """If ``CHOOSE_ACCOUNT`` returns anything else, that is a configuration error."""
     settings.HUBSPOT_IDENTIFY = {**MINIMUM, "CHOOSE_ACCOUNT": lambda request: ["eu"]}
     with pytest.raises(ConfigurationError) as caught:
-        config_for(RequestFactory().get("/"))
+        account_for(RequestFactory().get("/"))
     assert caught.value.setting == "CHOOSE_ACCOUNT"
     assert "(request)" in caught.value.hint
 
@@ -531,16 +539,16 @@ class Allauth(AppConfig):
 
 
 def test_installed_apps_decide_whether_email_verified_may_be_missing(settings: Settings) -> None:
-    """A change of ``INSTALLED_APPS`` takes effect at once, although validated settings are kept."""
+    """A change of ``INSTALLED_APPS`` takes effect at once, although accounts are kept."""
     settings.HUBSPOT_IDENTIFY = {"API_KEY": KEY}
     with_allauth = [*settings.INSTALLED_APPS, f"{__name__}.Allauth"]
     for _ in range(2):
         with pytest.raises(ConfigurationError):
-            get_config()
+            get_account()
         with override_settings(INSTALLED_APPS=with_allauth):
-            assert get_config().email_verified is None
+            assert get_account().config.email_verified is None
             with override_settings(INSTALLED_APPS=settings.INSTALLED_APPS[:-1]), pytest.raises(ConfigurationError):
-                get_config()
+                get_account()
 
 
 def test_repr_of_a_config_shows_no_key() -> None:
@@ -550,7 +558,7 @@ def test_repr_of_a_config_shows_no_key() -> None:
     assert OTHER_KEY not in repr(config)
 
 
-@pytest.mark.parametrize("read", [get_config, account_chooser])
+@pytest.mark.parametrize("read", [get_config, get_account, get_account_chooser])
 def test_debug_page_of_a_wrong_setting_shows_no_key(settings: Settings, read: Callable[[], object]) -> None:
     """Django's debug page and its e-mail to the admins show no stack frame that contains the settings."""
     settings.HUBSPOT_IDENTIFY = {

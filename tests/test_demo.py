@@ -75,7 +75,7 @@ def site(site_and_output: tuple[str, str]) -> Iterator[str]:
     """The origin of the example site. After the test, its sandbox works normally."""
     origin, _ = site_and_output
     yield origin
-    requests.post(f"{origin}/sandbox/mood/", data={"mood": "healthy"}, timeout=10).raise_for_status()
+    requests.post(f"{origin}/sandbox/scenario/", data={"scenario": "healthy"}, timeout=10).raise_for_status()
 
 
 # The command
@@ -143,12 +143,14 @@ def test_form_switches_the_scenario_of_the_sandbox(site: str) -> None:
     """The form redirects to its page, and not to another site. An unknown scenario is rejected."""
     with requests.Session() as browser:
         browser.get(f"{site}/idle/", timeout=10)
-        form = {"csrfmiddlewaretoken": browser.cookies["csrftoken"], "mood": "500"}
+        form = {"csrfmiddlewaretoken": browser.cookies["csrftoken"], "scenario": "500"}
         for target, page in (("/idle/", "/idle/"), ("https://evil.example/", "/")):
-            response = browser.post(f"{site}/mood/", data={**form, "next": target}, timeout=10, allow_redirects=False)
+            response = browser.post(
+                f"{site}/scenario/", data={**form, "next": target}, timeout=10, allow_redirects=False
+            )
             assert (response.status_code, response.headers["Location"]) == (302, page)
-        assert browser.get(f"{site}/sandbox/mood/", timeout=10).json()["mood"] == "500"
-        assert browser.post(f"{site}/mood/", data={**form, "mood": "unknown"}, timeout=10).status_code == 400
+        assert browser.get(f"{site}/sandbox/scenario/", timeout=10).json()["scenario"] == "500"
+        assert browser.post(f"{site}/scenario/", data={**form, "scenario": "unknown"}, timeout=10).status_code == 400
 
 
 def test_site_of_a_real_account_uses_hubspots_loader(tmp_path: Path) -> None:
@@ -156,7 +158,7 @@ def test_site_of_a_real_account_uses_hubspots_loader(tmp_path: Path) -> None:
     with served(tmp_path, "4567", **REAL_ACCOUNT) as (origin, _):
         page = requests.get(f"{origin}/", timeout=10).text
     assert 'data-loader="https://js-eu1.hs-scripts.com/4567.js"' in page
-    assert "/mood/" not in page
+    assert "/scenario/" not in page
 
 
 # In a browser
@@ -171,11 +173,11 @@ def chromium() -> Iterator[Browser]:
 def send(page: Page, text: str) -> None:
     """Send a message in the chat, which may be open or closed."""
     chat = page.frame_locator(CHAT)
-    chat.locator("#launcher, #say").filter(visible=True).first.wait_for()
+    chat.locator("#launcher, #compose").filter(visible=True).first.wait_for()
     if chat.locator("#launcher").is_visible():
         chat.locator("#launcher").click()
-    chat.locator("#say input").fill(text)
-    chat.locator("#say button").click()
+    chat.locator("#compose input").fill(text)
+    chat.locator("#compose button").click()
     expect(chat.get_by_role("listitem").last).to_have_text(text)
 
 
@@ -215,9 +217,9 @@ def test_pages_and_chat_work_while_hubspot_hangs(chromium: Browser, tmp_path: Pa
     with served(tmp_path, "/sandbox/inbox/") as (origin, _), chromium.new_context() as context:
         page = context.new_page()
         page.goto(f"{origin}/login/")
-        page.locator("#mood").select_option("hung")
-        page.locator("form[action='/mood/'] button").click()
-        expect(page.locator("#mood option[selected]")).to_have_attribute("value", "hung")
+        page.locator("#scenario").select_option("hung")
+        page.locator("form[action='/scenario/'] button").click()
+        expect(page.locator("#scenario option[selected]")).to_have_attribute("value", "hung")
         log_in(page, origin, "Grace Hopper")
         expect(page.locator("form[action='/logout/']")).to_be_visible()
         expect(page.frame_locator(CHAT).locator("body")).to_have_attribute("data-visitor", "unknown")

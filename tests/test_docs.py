@@ -38,7 +38,7 @@ from support.site import urlconf
 
 import hubspot_identify
 from hubspot_identify.checks import settings as checks
-from hubspot_identify.conf import DEFAULT_VISITOR, KEYS, Config, build_config
+from hubspot_identify.conf import KEYS, Config, build_config
 from hubspot_identify.visitors import Visitor
 
 DOTTED_PATH = r"[`\"](hubspot_identify(?!\.[EW]\d)(?:\.\w+)+)[`\"]"
@@ -104,7 +104,7 @@ def test_settings_table_agrees_with_the_code() -> None:
             assert not default
         else:
             expected = dict(default) if isinstance(default, Mapping) else default
-            assert (key, DEFAULT_VISITOR if text == "user_visitor" else ast.literal_eval(text)) == (key, expected)
+            assert (key, config.visitor if text == "user_visitor" else ast.literal_eval(text)) == (key, expected)
 
 
 def types_of(key: str, hint: Any) -> set[str]:

@@ -29,12 +29,11 @@ from support.site import serving_site, urlconf
 
 from hubspot_identify import csp, doctor
 from hubspot_identify._hubspot import client
-from hubspot_identify._tokens.breaker import get_breaker
-from hubspot_identify.conf import get_config
+from hubspot_identify._tokens.account import get_account
 from hubspot_identify.doctor import network
 from hubspot_identify.exceptions import AuthenticationError
 from hubspot_identify.management.commands.hubspot_doctor import printable
-from hubspot_identify.sandbox.state import Mood, sandbox
+from hubspot_identify.sandbox.state import Scenario, sandbox
 from hubspot_identify.visitors import Visitor
 
 KEY = "pat-na1-secret-of-the-site"
@@ -276,13 +275,13 @@ def test_sandbox_is_diagnosed_like_hubspot(settings: Settings) -> None:
     sandbox.slow_seconds = sandbox.hung_seconds = 2.0
     with serving_site() as origin:
         configure(settings, BASE_URL=f"{origin}/sandbox/api", LOADER_URL=f"{origin}/sandbox/loader/123.js")
-        for scenario in Mood:
-            sandbox.set_mood(scenario)
-            configure(settings, TIMEOUT=0.2 if scenario in {Mood.SLOW, Mood.HUNG} else 3.0)
+        for scenario in Scenario:
+            sandbox.set_scenario(scenario)
+            configure(settings, TIMEOUT=0.2 if scenario in {Scenario.SLOW, Scenario.HUNG} else 3.0)
             found = findings()
             assert found["loader"]["level"] == "ok"
-            assert found["token"]["level"] == ("ok" if scenario is Mood.HEALTHY else "error"), scenario
-            assert bool(found["token"]["hint"]) is (scenario is not Mood.HEALTHY), scenario
+            assert found["token"]["level"] == ("ok" if scenario is Scenario.HEALTHY else "error"), scenario
+            assert bool(found["token"]["hint"]) is (scenario is not Scenario.HEALTHY), scenario
         sandbox.reset()  # ends the responses that hang
 
 
@@ -432,8 +431,9 @@ def test_nothing_is_left_in_the_cache() -> None:
 
 def test_open_circuit_breaker_is_shown_and_bypassed() -> None:
     """The doctor says why it opened and for how long, and calls HubSpot nevertheless."""
-    breaker = get_breaker(get_config())
-    breaker.record_failure(AuthenticationError("no", status=401, key_rejected=True), Visitor(EMAIL), time.time())
+    account = get_account()
+    rejection = AuthenticationError("no", status=401, key_rejected=True)
+    account.breaker.record_failure(rejection, account.entry_key(Visitor(EMAIL)), time.time())
     found = findings()
     assert found["breaker"]["level"] == "note"
     assert re.search(r"\b(300|2\d\d) s\b", found["breaker"]["text"])
@@ -529,7 +529,7 @@ def fail(user: object, request: object) -> None:
         ({}, "ok", ""),
         ({"EMAIL_VERIFIED": lambda user, email: False}, "warning", ""),
         ({"EMAIL_VERIFIED": False}, "warning", "EMAIL_VERIFIED"),
-        ({"VISITOR": lambda user, request: None}, "warning", "VISITOR: None"),
+        ({"VISITOR": lambda user, request: None}, "warning", "None"),
         ({"VISITOR": lambda user, request: Visitor("nonsense")}, "warning", ""),
         ({"VISITOR": fail}, "warning", "RuntimeError"),
         ({"EMAIL_VERIFIED": fail}, "warning", "RuntimeError"),
@@ -633,4 +633,4 @@ def test_unknown_account_is_found_beside_a_configuration_error(settings: Setting
 def test_unexpected_exception_in_the_background_is_raised() -> None:
     """An error of the doctor itself is not hidden."""
     with pytest.raises(ZeroDivisionError):
-        network.in_background(lambda: 1 / 0, 5.0)
+        network.run_with_deadline(lambda: 1 / 0, 5.0)

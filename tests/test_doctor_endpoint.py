@@ -12,11 +12,9 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonRes
 from django.http.response import HttpResponseBase
 from django.urls import include, path, re_path, set_script_prefix
 from django.utils.decorators import async_only_middleware
-from django.utils.translation import get_language, override
 from pytest_django import Settings
 
 from hubspot_identify.conf import get_config
-from hubspot_identify.doctor import endpoint
 from hubspot_identify.doctor.endpoint import allowed_host, check_endpoint
 from hubspot_identify.doctor.findings import Finding
 
@@ -267,15 +265,3 @@ def test_requests_of_the_doctor_are_not_logged(settings: Settings, caplog: pytes
     assert caplog.records == []
     logging.getLogger("hubspot_identify").error("Afterwards")
     assert [record.message for record in caplog.records] == ["Afterwards"]
-
-
-def test_middleware_does_not_change_the_language_of_the_findings(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Findings are in the language of the command, also if a middleware activates another one."""
-    settings.MIDDLEWARE = [f"{DJANGO}.locale.LocaleMiddleware"]
-    monkeypatch.setattr(endpoint, "_", lambda message: f"[{get_language()}] {message}")
-    with override("de"):
-        finding = examine()
-        assert get_language() == "de"
-    assert finding.text.startswith("[de] ")

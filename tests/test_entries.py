@@ -13,10 +13,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pytest_django import Settings
 
+from hubspot_identify._tokens.account import Account, get_account
 from hubspot_identify._tokens.entries import (
     CHANGE_AFTER,
     CLOCK_SKEW,
-    DEAD_AFTER,
+    EXPIRE_AFTER,
     FAILURE_RECORD,
     HOUR,
     NO_ENTRY,
@@ -24,15 +25,13 @@ from hubspot_identify._tokens.entries import (
     RENEW_AFTER,
     RENEW_SPREAD,
     Entry,
+    KeyedDigest,
     VisitorToken,
     decode_entry,
-    digest,
-    entry_key,
-    profile_digest,
     renewal_age,
-    subject,
 )
-from hubspot_identify.conf import Config, build_config
+from hubspot_identify._tokens.store import Store
+from hubspot_identify.conf import build_config
 from hubspot_identify.visitors import Visitor
 
 NOW = 1_800_000_000.0
@@ -43,12 +42,12 @@ SETTINGS = {"API_KEY": "key", "PORTAL_ID": "123", "EMAIL_VERIFIED": True}
 
 def new_entry(age: float = 0.0, **changes: Any) -> Entry:
     """Return Ada's entry with a token of a certain age in seconds."""
-    values = {"token": "token", "created_at": NOW - age, "retry_at": 0.0, "digest": profile_digest(ADA)}
+    values = {"token": "token", "created_at": NOW - age, "retry_at": 0.0, "profile": get_account().profile(ADA)}
     return Entry(**{**values, **changes})
 
 
-def new_config(**changes: object) -> Config:
-    return build_config({**SETTINGS, **changes})
+def new_account(**changes: object) -> Account:
+    return Account(build_config({**SETTINGS, **changes}), Store("default"))
 
 
 # The entry
@@ -71,7 +70,7 @@ def test_entry_is_read_back_as_it_was_stored() -> None:
 def test_entry_is_stored_as_primitives() -> None:
     """No class of the app is stored, so that other versions of the app can read or ignore the entry."""
     stored = new_entry().as_primitives(KEY)
-    assert set(stored) == {"owner", "token", "created_at", "retry_at", "digest", "failed_at"}
+    assert set(stored) == {"owner", "token", "created_at", "retry_at", "profile", "failed_at"}
     assert {type(value) for value in stored.values()} == {str, float}
 
 
@@ -82,14 +81,14 @@ ANYTHING = st.recursive(
 )
 OWNED = {"owner": KEY[-OWNER_LENGTH:]}
 HUGE = 10**400
-NUMBERS = st.integers() | st.floats() | st.floats(NOW - DEAD_AFTER, NOW + DEAD_AFTER) | st.sampled_from([10**400])
+NUMBERS = st.integers() | st.floats() | st.floats(NOW - EXPIRE_AFTER, NOW + EXPIRE_AFTER) | st.sampled_from([10**400])
 NEARLY_ENTRIES = st.fixed_dictionaries(
     {
         "owner": ANYTHING | st.just(KEY[-OWNER_LENGTH:]),
         "token": ANYTHING | st.from_regex(r"[A-Za-z0-9._~=/-]{1,40}", fullmatch=True),
         "created_at": ANYTHING | NUMBERS,
         "retry_at": ANYTHING | NUMBERS,
-        "digest": ANYTHING | st.just(profile_digest(ADA)),
+        "profile": ANYTHING | st.just(get_account().profile(ADA)),
         "failed_at": ANYTHING | NUMBERS,
     }
 )
@@ -97,21 +96,23 @@ NEARLY_ENTRIES = st.fixed_dictionaries(
 
 @settings(max_examples=60)
 @given(ANYTHING | NEARLY_ENTRIES)
-@example({**OWNED, "token": None, "created_at": 0.0, "retry_at": NOW + 1, "digest": "", "failed_at": NOW})
-@example({**OWNED, "token": None, "created_at": 0.0, "retry_at": NOW - 1, "digest": "", "failed_at": NOW - 9})
-@example({**OWNED, "token": "token", "created_at": NOW, "retry_at": 0, "digest": "", "failed_at": 10**400})
-@example({**OWNED, "token": "token", "created_at": 10**400, "retry_at": 0, "digest": "", "failed_at": 0})
-@example({**OWNED, "token": "token", "created_at": NOW, "retry_at": -HUGE, "digest": "", "failed_at": -HUGE})
-@example({**OWNED, "token": "token", "created_at": math.nan, "retry_at": math.nan, "digest": "", "failed_at": math.nan})
+@example({**OWNED, "token": None, "created_at": 0.0, "retry_at": NOW + 1, "profile": "", "failed_at": NOW})
+@example({**OWNED, "token": None, "created_at": 0.0, "retry_at": NOW - 1, "profile": "", "failed_at": NOW - 9})
+@example({**OWNED, "token": "token", "created_at": NOW, "retry_at": 0, "profile": "", "failed_at": 10**400})
+@example({**OWNED, "token": "token", "created_at": 10**400, "retry_at": 0, "profile": "", "failed_at": 0})
+@example({**OWNED, "token": "token", "created_at": NOW, "retry_at": -HUGE, "profile": "", "failed_at": -HUGE})
+@example(
+    {**OWNED, "token": "token", "created_at": math.nan, "retry_at": math.nan, "profile": "", "failed_at": math.nan}
+)
 def test_any_cached_value_is_an_entry_or_a_miss(value: object) -> None:
     """Whatever the cache returns is decoded without an exception. A token in it may be used now."""
     entry = decode_entry(value, KEY, NOW)
     if entry.token is not None:
         assert re.fullmatch(r"[A-Za-z0-9._~=/-]{1,4096}", entry.token)
-        assert 0 < VisitorToken(entry.token, ADA, entry.created_at).expires_in(NOW) <= DEAD_AFTER + CLOCK_SKEW
-        assert entry.is_due(ADA, NOW) in (True, False)
+        assert 0 < VisitorToken(entry.token, ADA, entry.created_at).expires_in(NOW) <= EXPIRE_AFTER + CLOCK_SKEW
+        assert entry.is_due(get_account().profile(ADA), NOW) in (True, False)
     elif entry is not NO_ENTRY:
-        assert NOW - FAILURE_RECORD < entry.retry_at <= NOW + DEAD_AFTER
+        assert NOW - FAILURE_RECORD < entry.retry_at <= NOW + EXPIRE_AFTER
         assert entry.retry_at > NOW or entry.has_failure(NOW)
 
 
@@ -126,12 +127,12 @@ def test_untrusted_entry_is_a_miss() -> None:
         {"token": "a" * 4097},
         {"token": b"token"},
         {"token": None},
-        {"created_at": NOW - DEAD_AFTER},
+        {"created_at": NOW - EXPIRE_AFTER},
         {"created_at": NOW + CLOCK_SKEW + 1},
         {"created_at": str(NOW)},
-        {"retry_at": NOW + DEAD_AFTER + 1},
+        {"retry_at": NOW + EXPIRE_AFTER + 1},
         {"retry_at": None},
-        {"digest": None},
+        {"profile": None},
         {"owner": KEY[:OWNER_LENGTH]},
         {"owner": None},
         {"failed_at": -1.0},
@@ -151,9 +152,9 @@ def test_failure_without_a_token_is_kept_until_the_next_attempt() -> None:
     """Such an entry says only when to try again. After that it is a miss."""
     stored = Entry(None, 0.0, NOW + 20, "").as_primitives(KEY)
     entry = decode_entry(stored, KEY, NOW)
-    assert (entry.token, entry.retry_at, entry.is_due(ADA, NOW)) == (None, NOW + 20, False)
+    assert (entry.token, entry.retry_at, entry.is_due(get_account().profile(ADA), NOW)) == (None, NOW + 20, False)
     assert decode_entry(stored, KEY, NOW + 20) is NO_ENTRY
-    assert NO_ENTRY.is_due(ADA, NOW)
+    assert NO_ENTRY.is_due(get_account().profile(ADA), NOW)
 
 
 # Ages
@@ -161,8 +162,8 @@ def test_failure_without_a_token_is_kept_until_the_next_attempt() -> None:
 
 def test_token_is_refreshed_between_seven_and_eight_hours() -> None:
     """Earlier it is not due, and later it always is."""
-    ages = (0, RENEW_AFTER * (1 - RENEW_SPREAD) - 1, RENEW_AFTER, DEAD_AFTER - 1)
-    assert [new_entry(age).is_due(ADA, NOW) for age in ages] == [False, False, True, True]
+    ages = (0, RENEW_AFTER * (1 - RENEW_SPREAD) - 1, RENEW_AFTER, EXPIRE_AFTER - 1)
+    assert [new_entry(age).is_due(get_account().profile(ADA), NOW) for age in ages] == [False, False, True, True]
 
 
 def test_refreshes_are_spread() -> None:
@@ -173,14 +174,17 @@ def test_refreshes_are_spread() -> None:
     assert max(ages) - min(ages) > 0.8 * RENEW_SPREAD * RENEW_AFTER
     for number, age in enumerate(ages):
         entry = new_entry(token=f"token{number}")
-        assert (entry.is_due(ADA, NOW + age - 1), entry.is_due(ADA, NOW + age + 1)) == (False, True)
+        assert (
+            entry.is_due(get_account().profile(ADA), NOW + age - 1),
+            entry.is_due(get_account().profile(ADA), NOW + age + 1),
+        ) == (False, True)
 
 
 def test_failed_refresh_delays_the_next_attempt() -> None:
     """A token that is due is not refreshed before the time of the next attempt."""
     entry = new_entry(9 * HOUR, retry_at=NOW + 5)
-    assert not entry.is_due(ADA, NOW)
-    assert entry.is_due(ADA, NOW + 5)
+    assert not entry.is_due(get_account().profile(ADA), NOW)
+    assert entry.is_due(get_account().profile(ADA), NOW + 5)
 
 
 def test_changed_names_refresh_a_token_after_ten_minutes() -> None:
@@ -190,9 +194,9 @@ def test_changed_names_refresh_a_token_after_ten_minutes() -> None:
         Visitor("ada@example.com", "Ada", "King"),
         Visitor("ada@example.com", "Ada", "Lovelace", (("plan", "gold"),)),
     ):
-        assert not new_entry(CHANGE_AFTER - 1).is_due(changed, NOW)
-        assert new_entry(CHANGE_AFTER).is_due(changed, NOW)
-    assert not new_entry(CHANGE_AFTER).is_due(ADA, NOW)
+        assert not new_entry(CHANGE_AFTER - 1).is_due(get_account().profile(changed), NOW)
+        assert new_entry(CHANGE_AFTER).is_due(get_account().profile(changed), NOW)
+    assert not new_entry(CHANGE_AFTER).is_due(get_account().profile(ADA), NOW)
 
 
 def test_regular_visitor_keeps_the_token_through_an_outage_of_three_hours() -> None:
@@ -205,7 +209,7 @@ def test_regular_visitor_keeps_the_token_through_an_outage_of_three_hours() -> N
         entry = new_entry(0, token=f"token{number}")
         for start in range(int(6 * HOUR), int(9 * HOUR), 300):
             age = 0.0
-            while not entry.is_due(ADA, NOW + age) or start <= age < start + outage:
+            while not entry.is_due(get_account().profile(ADA), NOW + age) or start <= age < start + outage:
                 assert decode_entry(entry.as_primitives(KEY), KEY, NOW + age) == entry
                 age += gap
             assert decode_entry(entry.as_primitives(KEY), KEY, NOW + age) == entry
@@ -214,8 +218,8 @@ def test_regular_visitor_keeps_the_token_through_an_outage_of_three_hours() -> N
 def test_remaining_lifetime_is_never_negative() -> None:
     """A page may use a token for 11.5 hours from the moment before the call, counted in whole seconds."""
     token = VisitorToken("token", ADA, NOW)
-    assert token.expires_in(NOW + 0.5) == int(DEAD_AFTER) - 1
-    assert token.expires_in(NOW + DEAD_AFTER + 60) == 0
+    assert token.expires_in(NOW + 0.5) == int(EXPIRE_AFTER) - 1
+    assert token.expires_in(NOW + EXPIRE_AFTER + 60) == 0
 
 
 # Keys and digests
@@ -231,56 +235,56 @@ def test_each_account_has_its_own_keys() -> None:
         {"PORTAL_ID": "124"},
         {"PORTAL_ID": None},
     ]
-    configs = [new_config(), *(new_config(**change) for change in changes)]
-    configs += [build_config(accounts, name) for name in ("eu", "us")]
-    assert len({entry_key(ADA, config) for config in configs}) == len(configs)
+    configured = [new_account(), *(new_account(**change) for change in changes)]
+    configured += [Account(build_config(accounts, name), Store("default")) for name in ("eu", "us")]
+    assert len({account.entry_key(ADA) for account in configured}) == len(configured)
 
 
 def test_key_depends_on_the_address_and_not_on_the_names() -> None:
     """Another address has another key. The case of the address, names and context make no difference."""
-    key = entry_key(ADA, new_config())
-    assert entry_key(Visitor("ada@example.org"), new_config()) != key
-    assert entry_key(Visitor("ADA@example.com", "A", "L", (("plan", "gold"),)), new_config()) == key
+    key = new_account().entry_key(ADA)
+    assert new_account().entry_key(Visitor("ada@example.org")) != key
+    assert new_account().entry_key(Visitor("ADA@example.com", "A", "L", (("plan", "gold"),))) == key
 
 
 def test_parts_of_a_key_cannot_be_shifted() -> None:
     """Two configurations whose parts only join to the same text have different keys."""
-    one = entry_key(ADA, new_config(BASE_URL="https://api.example.com/a", TOKEN_PATH="/b"))
-    other = entry_key(ADA, new_config(BASE_URL="https://api.example.com", TOKEN_PATH="/a/b"))
+    one = new_account(BASE_URL="https://api.example.com/a", TOKEN_PATH="/b").entry_key(ADA)
+    other = new_account(BASE_URL="https://api.example.com", TOKEN_PATH="/a/b").entry_key(ADA)
     assert one != other
 
 
 def test_rotating_credential_keeps_the_cached_tokens() -> None:
     """What a callable API key returns is not part of the cache key, and the callable is not called for it."""
     keys = iter(["first", "second"])
-    config = new_config(API_KEY=lambda: next(keys))
-    assert entry_key(ADA, config) == entry_key(ADA, new_config(API_KEY=lambda: "other"))
+    key = new_account(API_KEY=lambda: next(keys)).entry_key(ADA)
+    assert key == new_account(API_KEY=lambda: "other").entry_key(ADA)
     assert next(keys) == "first"
 
 
 def test_digests_for_different_purposes_differ() -> None:
     """The browser receives no part of a cache key."""
-    assert len({digest(purpose, "ada@example.com") for purpose in ("token", "subject", "profile", "refused")}) == 4
+    assert len({KeyedDigest(purpose)("ada@example.com") for purpose in ("token", "subject", "profile", "refused")}) == 4
 
 
 def test_keys_are_opaque_and_valid_on_every_back_end(settings: Settings) -> None:
     """Neither address nor credential can be read or guessed from a key, and memcached accepts it."""
-    key = entry_key(ADA, new_config())
+    key = new_account().entry_key(ADA)
     assert re.fullmatch(r"hubspot_identify:1:[0-9a-f]{64}", key)
     settings.SECRET_KEY = "another secret of the site"
-    assert entry_key(ADA, new_config()) != key
+    assert new_account().entry_key(ADA) != key
 
 
 def test_subject_depends_on_the_portal_and_the_address(settings: Settings) -> None:
     """It identifies a visitor without revealing the address, and differs from the cache key."""
-    name = subject(ADA, new_config())
+    name = new_account().subject(ADA)
     assert re.fullmatch(r"[0-9a-f]{32}", name)
-    assert name == subject(Visitor("ada@example.com"), new_config(API_KEY="another"))
-    assert name != subject(ADA, new_config(PORTAL_ID="124"))
-    assert name != subject(Visitor("eve@example.com"), new_config())
-    assert name not in entry_key(ADA, new_config())
+    assert name == new_account(API_KEY="another").subject(Visitor("ada@example.com"))
+    assert name != new_account(PORTAL_ID="124").subject(ADA)
+    assert name != new_account().subject(Visitor("eve@example.com"))
+    assert name not in new_account().entry_key(ADA)
     settings.SECRET_KEY = "another secret of the site"
-    assert subject(ADA, new_config()) != name
+    assert new_account().subject(ADA) != name
 
 
 def test_no_secret_in_a_repr() -> None:

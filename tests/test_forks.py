@@ -28,8 +28,7 @@ START = """
     django.setup()
     from hubspot_identify import services
     from hubspot_identify._tokens import workers as background
-    from hubspot_identify._tokens import breaker
-    from hubspot_identify._tokens import store
+    from hubspot_identify._tokens import account
     from hubspot_identify.visitors import Visitor
 
     def in_child(function):
@@ -112,12 +111,13 @@ def test_lock_held_during_the_fork_does_not_block_the_child(token_server: TokenS
                 time.sleep(0.3)
 
         def child(number):
-            store.get_store("default").set("key", 1, 60)
-            store.get_store("default")._local.set("key", 1, 60)
+            account.get_account().store.set("key", 1, 60)
+            account.get_account().store._local.set("key", 1, 60)
             return services.get_token(Visitor(f"child{number}@example.com"), wait=10).value
 
         tokens = []
-        locks = background.get_workers()._lock, store.get_store("default")._local._lock, background._importing.get()
+        store = account.get_account().store
+        locks = background.get_workers()._lock, store._local._lock, background._importing.get()
         for number, lock in enumerate(locks):
             taken = threading.Event()
             threading.Thread(target=hold, args=(lock, taken), daemon=True).start()
@@ -171,11 +171,11 @@ def test_child_has_free_slots_and_new_breakers(token_server: TokenServer) -> Non
         for number in range(2):
             services.get_token(Visitor(f"parent{number}@example.com"))
             called.acquire()  # the worker no longer holds the lock of Django's local-memory cache, which stays locked
-        before = breaker.get_breaker(services.get_config())
+        before = account.get_account().breaker
         child = in_child(lambda: [
             services.get_token(Visitor("child@example.com")),
             len(background.get_workers()._jobs),
-            breaker.get_breaker(services.get_config()) is before,
+            account.get_account().breaker is before,
         ])
         print(json.dumps(result(child)))
         """,

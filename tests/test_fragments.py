@@ -28,7 +28,7 @@ from pytest_django import Settings
 from support.logs import logged
 from support.pages import EXTENSION, ada, grace, keep_token, render_django, request_by, script_attributes
 
-from hubspot_identify import services, widget
+from hubspot_identify import delivery, services
 from hubspot_identify.middleware import IdentifiedPageMiddleware
 
 Render = Callable[..., str]
@@ -278,7 +278,7 @@ def configure(settings: Settings) -> Callable[..., None]:
 Configure = Callable[..., None]
 
 
-ONE_ERROR = [("hubspot_identify.widget", logging.ERROR)]
+ONE_ERROR = [("hubspot_identify.delivery", logging.ERROR)]
 every_page = pytest.mark.parametrize("render", ALL, indirect=True)
 
 
@@ -302,7 +302,7 @@ def test_without_detection_the_identity_is_shared(
 ) -> None:
     """The pages of these tests are shared. Without detection, the second visitor gets the token of the first."""
     configure(DELIVERY="inline")
-    monkeypatch.setattr(widget, "enclosing_cache", lambda: None)
+    monkeypatch.setattr(delivery, "enclosing_cache", lambda: None)
     first, second = (script_attributes(render(request_by(user))) for user in (ada(), grace()))
     assert "token-of-ada" in first["data-identity"]
     assert second == first
@@ -390,7 +390,7 @@ def test_deferred_page_is_unchanged_inside_a_fragment_cache(
     """With deferred delivery every visitor gets the usual element, and the stack is not inspected."""
     configure(DELIVERY="deferred")
     inspected: list[object] = []
-    monkeypatch.setattr(widget, "enclosing_cache", lambda: inspected.append(None))
+    monkeypatch.setattr(delivery, "enclosing_cache", lambda: inspected.append(None))
     usual = script_attributes(render_django(request_by()))
     assert [script_attributes(render(request_by(user))) for user in (ada(), grace())] == [usual] * 2
     assert inspected == []

@@ -13,9 +13,8 @@ from hypothesis import settings as configure
 from hypothesis import strategies as st
 from support.pages import Render, elements, render_django, render_jinja, request_by, visitor_for
 
-from hubspot_identify._tokens.entries import DEAD_AFTER, Entry, entry_key
-from hubspot_identify._tokens.store import get_store
-from hubspot_identify.conf import get_config
+from hubspot_identify._tokens.account import get_account
+from hubspot_identify._tokens.entries import EXPIRE_AFTER, Entry
 from hubspot_identify.services import Identification
 from hubspot_identify.testing import fake_hubspot
 from hubspot_identify.widget import render_script
@@ -102,7 +101,7 @@ def test_hostile_nonce_stays_in_its_attribute(text: str) -> None:
     attributes = read(render_django(None, nonce=text))
     if text.isprintable():  # HTML cannot represent the others unchanged
         assert attributes["nonce"] == text
-    assert list(attributes) == ["src", "defer", "nonce", "data-endpoint", "data-loader", "data-load-on", "data-widget"]
+    assert list(attributes) == ["src", "defer", "data-endpoint", "data-loader", "data-load-on", "data-widget", "nonce"]
 
 
 @hostile("quotes", "NUL", "lone surrogates", "a long text")
@@ -135,9 +134,9 @@ def test_invalid_token_in_the_cache_is_not_rendered(text: str) -> None:
         hubspot.fail(503)
 
         def identity_with(token: str) -> str | None:
-            key = entry_key(visitor_for(user), get_config())
+            key = get_account().entry_key(visitor_for(user))
             entry = Entry(token, time.time(), 0.0, "").as_primitives(key)
-            get_store("default").set(key, entry, DEAD_AFTER)
+            get_account().store.set(key, entry, EXPIRE_AFTER)
             return read(render_django(request_by(user))).get("data-identity")
 
         assert identity_with(text) is None

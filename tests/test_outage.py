@@ -19,11 +19,15 @@ pytestmark = pytest.mark.slow
 
 PROCESSES, THREADS, SLOTS = 2, 4, 2
 #: A tenth of the real times, so that an outage of 20 s takes two.
-SHORT_TIMES = {"breaker.FAILURE_WINDOW": 3.0, "breaker.COOL_DOWN": 1.5, "client.READ_TIMEOUT": 0.2}
+SHORT_TIMES = {
+    "_tokens.breaker.FAILURE_WINDOW": 3.0,
+    "_tokens.breaker.COOL_DOWN": 1.5,
+    "_hubspot.client.READ_TIMEOUT": 0.2,
+}
 REAL_TIMES = {
-    "breaker.FAILURE_WINDOW": breaker.FAILURE_WINDOW,
-    "breaker.COOL_DOWN": breaker.COOL_DOWN,
-    "client.READ_TIMEOUT": client.READ_TIMEOUT,
+    "_tokens.breaker.FAILURE_WINDOW": breaker.FAILURE_WINDOW,
+    "_tokens.breaker.COOL_DOWN": breaker.COOL_DOWN,
+    "_hubspot.client.READ_TIMEOUT": client.READ_TIMEOUT,
 }
 
 
@@ -88,26 +92,24 @@ def test_outage_under_load_causes_few_calls(
 def test_many_log_ins_never_exceed_the_rate_limit_of_hubspot(
     pair: list[Host], backend: CacheBackend, token_server_process: TokenServerProcess
 ) -> None:
-    """A Professional account allows 190 calls in any ten seconds. The app makes 17 a second, or one second more.
+    """A Professional account allows 190 calls in any ten seconds, and RATE_LIMIT = 17 allows 170.
 
-    Here the same holds for any three seconds. Nearly all calls that HubSpot accepts are made, and their tokens used.
+    More than 170 visitors log in. Nearly all calls that are allowed are made, and their tokens used.
     """
-    seconds = 3
 
     def attempt() -> None:
         server = token_server_process.open()
-        server.set_scenario("rate_limit", calls=17 * (seconds + 1) + 1, seconds=seconds)
+        server.set_scenario("rate_limit", calls=190, seconds=10)
         start_site(pair, backend, server)
         log_ins = [
-            host.start(hosts.log_in, f"host{number}", 150, seconds + 1.0, (0.4, 1.0))
-            for number, host in enumerate(pair)
+            host.start(hosts.log_in, f"host{number}", 250, 6.0, (0.4, 1.0)) for number, host in enumerate(pair)
         ]
         identified = sum(future.result(90) for future in log_ins)
         calls = server.calls
         tokens = len(server.emails_by_token())
         server.close()
         assert tokens == calls  # none of them got a 429
-        assert calls >= 0.7 * 17 * (seconds + 1)
+        assert 120 <= calls <= 170
         assert identified >= 0.5 * calls  # the next pages of the other visitors find their tokens
 
     once_in_time(attempt)  # calls that are delayed on their way coincide with later ones

@@ -21,7 +21,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 from support.pages import ada, grace, keep_token, script_attributes
 
-from hubspot_identify import services, widget
+from hubspot_identify import delivery, services
 from hubspot_identify.checks.deployment import check_deployment
 
 SOURCE = "{% load hubspot_identify %}<p>{{ hits }}</p>{% hubspot_identify %}"
@@ -159,7 +159,7 @@ def test_inline_page_would_be_shared_without_the_flag_for_page_caches(
 ) -> None:
     """The caches of these tests share pages. Without Django's flag, Grace gets the identity of Ada."""
     deliver(settings, "inline")
-    for module in (services, widget):
+    for module in (services, delivery):
         monkeypatch.setattr(module, "keep_out_of_page_caches", lambda request: None)
     page_of("ada", url, client)
     assert token_in(page_of("grace", url, client)) == "token-of-ada"

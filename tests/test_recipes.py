@@ -23,20 +23,18 @@ from pytest_django import Settings
 from support.manual import code_blocks, text_of
 from support.pages import ada, render_django, request_by, script_attributes
 
+from hubspot_identify._tokens.account import Account, account_for, get_account
 from hubspot_identify._tokens.entries import (
     CHANGE_AFTER,
     CLOCK_SKEW,
-    DEAD_AFTER,
+    EXPIRE_AFTER,
     HOUR,
     RENEW_AFTER,
     RENEW_SPREAD,
     Entry,
-    entry_key,
-    profile_digest,
 )
-from hubspot_identify._tokens.entries import subject as subject_of
 from hubspot_identify._tokens.workers import MAX_ABANDONED_THREADS
-from hubspot_identify.conf import Config, build_config, config_for, get_config
+from hubspot_identify.conf import Config, build_config, get_config
 from hubspot_identify.eligibility import is_verified, visitor_of
 from hubspot_identify.testing import FakeHubSpot, fake_hubspot
 from hubspot_identify.visitors import MAX_CONTEXT_SIZE, Visitor
@@ -106,7 +104,7 @@ def test_portal_by_host(two_portals: dict[str, Any], chat: Chat, host: str, acco
     """The host of the request selects the account. An unlisted host uses the top-level settings."""
     chat("portals", "def account_of_host")
     run("portals", '"chat.account_of_host"', HUBSPOT_IDENTIFY=two_portals)
-    assert config_for(request_by(headers={"host": host})).account == account
+    assert account_for(request_by(headers={"host": host})).config.account == account
 
 
 def test_account_that_is_disabled_renders_nothing(two_portals: dict[str, Any]) -> None:
@@ -136,9 +134,9 @@ def test_portal_by_site(two_portals: dict[str, Any], settings: Settings, sites: 
     chooser = run("portals", "get_current_site")["account_of_site"]
     settings.HUBSPOT_IDENTIFY = {**two_portals, "CHOOSE_ACCOUNT": chooser}
     for host, account in {"www.example.com": "", "www.example.de": "eu"}.items():
-        assert config_for(request_by(headers={"host": host})).account == account
+        assert account_for(request_by(headers={"host": host})).config.account == account
     with connection.execute_wrapper(lambda *_: pytest.fail("a query")):
-        assert config_for(request_by(headers={"host": "www.example.de"})).account == "eu"
+        assert account_for(request_by(headers={"host": "www.example.de"})).config.account == "eu"
 
 
 def tenant_middleware(get_response: GetResponse) -> GetResponse:
@@ -326,24 +324,24 @@ def test_numbers_of_the_manual_are_those_of_the_code() -> None:
     assert f"{config.rate_limit * 3600 // 1000} 000 an hour" in fleets
     assert f"{100_000 / config.rate_limit / 3600:.1f} hours" in fleets
     assert f"{CLOCK_SKEW:g} seconds" in fleets
-    assert f"{2 * DEAD_AFTER / HOUR:g} hours" in fleets
+    assert f"{2 * EXPIRE_AFTER / HOUR:g} hours" in fleets
     assert f"{MAX_ABANDONED_THREADS} of them" in fleets
 
     visitor = Visitor("ada@example.com")
-    entry = Entry("t" * 100, 1.8e9, 0.0, profile_digest(visitor))
-    size = len(pickle.dumps(entry.as_primitives(entry_key(visitor, get_config())))) - 100
+    entry = Entry("t" * 100, 1.8e9, 0.0, get_account().profile(visitor))
+    size = len(pickle.dumps(entry.as_primitives(get_account().entry_key(visitor)))) - 100
     assert size < 300
     assert "300 bytes" in fleets
 
 
 def test_changed_secret_key_invalidates_tokens_and_subjects(settings: Settings) -> None:
     """``SECRET_KEY_FALLBACKS`` does not change that. A changed ``API_KEY`` invalidates only the tokens."""
-    visitor, config = Visitor("ada@example.com"), get_config()
-    key, subject = entry_key(visitor, config), subject_of(visitor, config)
-    other = build_config({**settings.HUBSPOT_IDENTIFY, "API_KEY": "another"})
-    assert entry_key(visitor, other) != key
-    assert subject_of(visitor, other) == subject
+    visitor = Visitor("ada@example.com")
+    key, subject = get_account().entry_key(visitor), get_account().subject(visitor)
+    other = Account(build_config({**settings.HUBSPOT_IDENTIFY, "API_KEY": "another"}), get_account().store)
+    assert other.entry_key(visitor) != key
+    assert other.subject(visitor) == subject
     settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
     settings.SECRET_KEY = "another"
-    assert entry_key(visitor, config) != key
-    assert subject_of(visitor, config) != subject
+    assert get_account().entry_key(visitor) != key
+    assert get_account().subject(visitor) != subject

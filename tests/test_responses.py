@@ -21,6 +21,7 @@ from hubspot_identify._hubspot.responses import (
     MAX_SECRETS,
     MAX_TEXT,
     MAX_TEXTS,
+    Response,
     error_from_response,
     parse_retry_after,
     personal_data,
@@ -64,7 +65,7 @@ def api_error(status: int, body: object = b"", **headers: str) -> APIError:
 
 def error_without(secrets: Sequence[str], body: object) -> APIError:
     """Return the exception for a response 400, with the secrets removed."""
-    error = error_from_response(400, {}, json.dumps(body).encode(), secrets=secrets)
+    error = error_from_response(Response(400, {}, json.dumps(body).encode(), secrets))
     assert isinstance(error, APIError)
     return error
 
@@ -244,7 +245,7 @@ NOW = 1_445_412_480.0  # Wed, 21 Oct 2015 07:28:00 GMT
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
-        (None, None),
+        ("", None),
         (" 12 ", 12.0),
         ("Wed, 21 Oct 2015 07:28:30 GMT", 30.0),
         ("Wed, 21 Oct 2015 07:28:30 -0000", 30.0),
@@ -255,7 +256,7 @@ NOW = 1_445_412_480.0  # Wed, 21 Oct 2015 07:28:00 GMT
         ("Wed, 99 Oct 2015 07:28:30 GMT", None),
     ],
 )
-def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | None) -> None:
+def test_retry_after_is_seconds_or_a_date(value: str, seconds: float | None) -> None:
     """A header that is neither, according to RFC 9110, is ignored. The result is never negative."""
     assert parse_retry_after(value, now=NOW) == seconds
 
@@ -293,7 +294,7 @@ FIELDS = ("category", "errorType", "message", "correlationId", "context", "links
 @example(status=400, headers={}, body=b'{"category": "A", "message": "text"}')
 def test_any_error_response_is_an_exception_with_short_texts(status: int, headers: dict[str, str], body: bytes) -> None:
     """The text of the exception is one printable line, and the attributes are short and of their types."""
-    error = error_from_response(status, headers, body)
+    error = error_from_response(Response(status, headers, body))
     assert str(error).isprintable()
     assert len(str(error)) < 500
     if isinstance(error, UnexpectedResponseError):

@@ -27,25 +27,24 @@ from support.app_settings import configure
 from support.clocks import GENEROUS_TIMEOUT, SLACK, Clock, once_in_time
 from support.faulty_cache import FaultyCache, refused
 from support.server import Scenario, TokenServer, TokenServerProcess, email_of
-from support.workers import wait_for_workers
+from support.workers import TaskJob, wait_for_workers
 
-from hubspot_identify import services, views, widget
+from hubspot_identify import identification, services, views, widget
 from hubspot_identify._hubspot.client import TokenClient  # imported here so that no timed call has to import it
+from hubspot_identify._tokens import account as account_module
 from hubspot_identify._tokens import store as store_module
 from hubspot_identify._tokens import workers as background
+from hubspot_identify._tokens.account import get_account
 from hubspot_identify._tokens.entries import (
     CHANGE_AFTER,
-    DEAD_AFTER,
+    EXPIRE_AFTER,
     HOUR,
     Entry,
     VisitorToken,
     decode_entry,
-    entry_key,
-    subject,
 )
 from hubspot_identify._tokens.per_process import PerProcess
 from hubspot_identify._tokens.workers import SLOTS, get_workers
-from hubspot_identify.conf import get_config
 from hubspot_identify.exceptions import (
     AuthenticationError,
     ConfigurationError,
@@ -152,7 +151,7 @@ def test_forgotten_token_is_replaced_by_a_new_one(hubspot: TokenServer) -> None:
     """After ``forget_token()``, the next token is another one."""
     token = cached_token()
     services.forget_token(ADA)
-    cache.delete(f"{entry_key(ADA, get_config())}:lock")  # which would expire some seconds later
+    cache.delete(f"{get_account().entry_key(ADA)}:lock")  # which would expire some seconds later
     assert services.get_token(ADA) is None
     wait_for_workers()
     assert cached_token() != token
@@ -171,7 +170,7 @@ def test_forgotten_token_is_not_used_by_a_process_that_kept_it(
     faulty_cache.reset()
     assert services.get_token(ADA) == token
     with monkeypatch.context() as other_process:
-        other_process.setattr(store_module, "_stores", PerProcess(dict))
+        other_process.setattr(account_module, "_accounts", PerProcess(account_module._Accounts))
         services.forget_token(ADA)
     hubspot.answer(500)
     assert services.get_token(ADA) is None
@@ -184,7 +183,7 @@ def test_forgotten_token_is_not_used_by_a_process_that_kept_it(
 
 def test_forget_token_keeps_the_record_of_a_failure(hubspot: TokenServer) -> None:
     """HubSpot is not called any sooner, and the visitor is not used to probe an open circuit breaker."""
-    key = entry_key(ADA, get_config())
+    key = get_account().entry_key(ADA)
     with time_machine.travel(NOW, tick=False):
         cached_token()
         hubspot.answer(500)
@@ -208,7 +207,7 @@ def test_disabled_app_makes_no_call(hubspot: TokenServer, settings: Settings) ->
     settings.HUBSPOT_IDENTIFY = {"ENABLED": False}
     assert services.get_token(ADA, wait=1) is None
     services.forget_token(ADA)
-    assert services.identify(request_of()) is services.ANONYMOUS
+    assert services.identify(request_of()) is identification.ANONYMOUS
     with pytest.raises(ConfigurationError) as caught:
         services.create_token(ADA)
     assert caught.value.setting == "ENABLED"
@@ -239,16 +238,16 @@ def test_unknown_account_is_an_error() -> None:
 
 def test_identify_returns_what_the_endpoint_responds(hubspot: TokenServer) -> None:
     """Without a token the identity is pending; then it has the token. Anonymous visitors have none."""
-    name = subject(ADA, get_config())
+    name = get_account().subject(ADA)
     assert services.identify(request_of()) == services.Identification(name, None, pending=True)
     wait_for_workers()
     found = services.identify(request_of())
     assert found.as_dict() == {"subject": name, "identity": found.identity}
     assert found.identity is not None
     assert found.identity["email"] == ADA.email == email_of(found.identity["token"])
-    assert DEAD_AFTER - 60 < found.identity["expires_in"] <= DEAD_AFTER
+    assert EXPIRE_AFTER - 60 < found.identity["expires_in"] <= EXPIRE_AFTER
     assert not found.pending
-    assert services.identify(request_of(None)) is services.ANONYMOUS
+    assert services.identify(request_of(None)) is identification.ANONYMOUS
     assert "ada@" not in repr(found)
 
 
@@ -411,9 +410,9 @@ def test_waiters_are_released_in_time_whatever_hubspot_does(
         assert get < 0.1 + SLACK
 
     once_in_time(attempt)
-    deadlines = [job.deadline for job in get_workers()._jobs.values()]
+    deadlines = [job.deadline for job in get_workers()._jobs]
     time.sleep(max([0.0, *(deadline - time.monotonic() for deadline in deadlines)]))
-    jobs = [get_workers().submit(f"job {number}", lambda *_: None, GENEROUS_TIMEOUT) for number in range(SLOTS)]
+    jobs = [get_workers().submit(TaskJob(f"job {number}", lambda *_: None)) for number in range(SLOTS)]
     assert [job.wait(GENEROUS_TIMEOUT) for job in jobs if job] == [None] * SLOTS
     if scenario == "tls":
         # Before the server resets its connections: Python does not close a socket whose handshake has not begun.
@@ -612,14 +611,14 @@ def test_callable_key_is_called_only_on_a_worker(hubspot: TokenServer, settings:
     [
         {"token": "someone-elses"},
         Entry("a b", NOW, 0.0, ""),
-        Entry("expired", NOW - DEAD_AFTER, 0.0, ""),
+        Entry("expired", NOW - EXPIRE_AFTER, 0.0, ""),
         Entry("future", NOW + 3600, 0.0, ""),
     ],
 )
 def test_unexpected_cache_entry_is_a_miss(hubspot: TokenServer, value: object) -> None:
     """The visitor gets a new token, which replaces the entry."""
     with time_machine.travel(NOW, tick=False):
-        key = entry_key(ADA, get_config())
+        key = get_account().entry_key(ADA)
         cache.set(key, value.as_primitives(key) if isinstance(value, Entry) else value)
         assert services.get_token(ADA) is None
         wait_for_workers()
@@ -650,7 +649,7 @@ def test_expired_token_is_never_returned(hubspot: TokenServer) -> None:
     with time_machine.travel(NOW, tick=False) as traveller:
         cached_token()
         hubspot.answer(500)
-        traveller.shift(DEAD_AFTER - 1)
+        traveller.shift(EXPIRE_AFTER - 1)
         last = services.identify(request_of()).identity
         assert last is not None
         assert last["expires_in"] == 1

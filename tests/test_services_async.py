@@ -26,7 +26,7 @@ from support.server import TokenServer, email_of
 from support.workers import wait_for_workers
 
 import hubspot_identify._hubspot.client  # so that no timed call has to import it  # noqa: F401
-from hubspot_identify import services
+from hubspot_identify import identification, services
 from hubspot_identify._tokens.workers import SLOTS
 from hubspot_identify.exceptions import AuthenticationError, ConfigurationError, TransportError
 from hubspot_identify.visitors import Visitor
@@ -93,7 +93,7 @@ def test_anonymous_visitors_and_disabled_app_cause_no_call(hubspot: TokenServer,
     """Without a visitor or with ``ENABLED`` set to ``False``, only ``acreate_token()`` raises."""
 
     async def main() -> None:
-        assert await services.aidentify(request_of(None)) is services.ANONYMOUS
+        assert await services.aidentify(request_of(None)) is identification.ANONYMOUS
         settings.HUBSPOT_IDENTIFY = {"ENABLED": False}
         assert await services.aget_token(ADA) is None
         with pytest.raises(ConfigurationError):

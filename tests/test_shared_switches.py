@@ -16,7 +16,7 @@ from support.server import TokenServer
 
 from hubspot_identify import services
 from hubspot_identify._hubspot.client import TokenClient
-from hubspot_identify._tokens.breaker import reset_breakers
+from hubspot_identify._tokens.account import reset_accounts
 from hubspot_identify._tokens.entries import VisitorToken
 from hubspot_identify._tokens.workers import get_workers
 from hubspot_identify.conf import Config
@@ -64,7 +64,7 @@ def use_firewall(hubspot: TokenServer, settings: Settings, monkeypatch: pytest.M
 def share_identified(attackers: list[Visitor], burst: int = BURST) -> float:
     """Return the share of the visitors who are identified on their first page while the attackers call as well."""
     caches["default"].clear()
-    reset_breakers()
+    reset_accounts()
     identified, turns = 0, itertools.cycle(attackers)
     with time_machine.travel(NOW, tick=False) as clock:
         for number in range(VISITORS):

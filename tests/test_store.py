@@ -10,13 +10,16 @@ import pytest
 from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.exceptions import SynchronousOnlyOperation
+from pytest_django import Settings
+from support.app_settings import configure
 from support.caches import BACKENDS, CacheBackend
 from support.clocks import Clock, once_in_time
 from support.faulty_cache import FaultyCache, refused
 from support.logs import logged
 
 from hubspot_identify._tokens import store as store_module
-from hubspot_identify._tokens.store import LOCAL_ENTRIES, PAUSE, SLOW, LocalStore, Store, get_store
+from hubspot_identify._tokens.account import get_account
+from hubspot_identify._tokens.store import LOCAL_ENTRIES, PAUSE, SLOW, Store
 from hubspot_identify.exceptions import ConfigurationError
 from hubspot_identify.logs import reset_log_throttle
 
@@ -26,7 +29,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of the store, with the real limit for slow responses."""
     clock = Clock()
     monkeypatch.setattr(store_module, "SLOW", SLOW)
-    monkeypatch.setattr(store_module, "time", clock)
+    for module in (store_module.__name__, "django.core.cache.backends.base", "django.core.cache.backends.locmem"):
+        monkeypatch.setattr(f"{module}.time", clock)
     return clock
 
 
@@ -34,12 +38,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_operations_are_the_same_on_every_back_end(cache_backend: CacheBackend) -> None:
     """All of them act on the site's cache. A lifetime below one second neither means "none" nor "for ever"."""
     store, value = Store("default"), {"token": "a", "number": 1.5, "none": None}
-    assert (store.get("key"), store.increase("key")) == (None, None)
+    assert (store.get("key"), store.increase("counter", 60)) == (None, 1)
+    assert (store.increase("counter", 60), store.get_many(["key", "counter"])) == (2, {"counter": 2})
     assert store.add("key", value, 60)
     assert not store.add("key", "other", 60)
     assert store.get("key") == caches["default"].get("key") == value
     store.set("key", 41, 60)
-    assert store.increase("key") == 42
+    assert store.increase("key", 60) == 42
     store.delete("key", "missing")
     assert store.get("key") is None
 
@@ -60,7 +65,7 @@ def test_cache_that_raises_is_bypassed_for_five_seconds(
         "get": lambda store: store.get("key"),
         "set": lambda store: store.set("key", 1, 60),
         "add": lambda store: store.add("key", 1, 60),
-        "incr": lambda store: store.increase("key"),
+        "incr": lambda store: store.increase("key", 60),
         "delete_many": lambda store: store.delete("key"),
     }
     for operation, call in calls.items():
@@ -197,11 +202,11 @@ def test_database_cache_in_an_event_loop_raises(cache_backend: CacheBackend) -> 
     """Django's error reaches the developer, and the cache does not count as down."""
 
     async def get() -> None:
-        get_store("default").get("key")
+        get_account().store.get("key")
 
     with pytest.raises(SynchronousOnlyOperation):
         asyncio.run(get())
-    assert not get_store("default").is_down
+    assert not get_account().store.is_down
 
 
 def test_unknown_cache_alias_is_a_configuration_error() -> None:
@@ -210,35 +215,20 @@ def test_unknown_cache_alias_is_a_configuration_error() -> None:
         Store("no such cache").get("key")
 
 
-def test_each_alias_has_one_store() -> None:
-    """All callers of a process share what is known about a cache."""
-    assert get_store("default") is get_store("default")
-    assert get_store("default") is not get_store("other")
+def test_each_alias_has_one_store(settings: Settings) -> None:
+    """All accounts of a process share what is known about a cache."""
+    settings.CACHES = {**settings.CACHES, "other": settings.CACHES["default"]}
+    configure(settings, ACCOUNTS={"eu": {}, "us": {"CACHE": "other"}})
+    assert get_account("eu").store is get_account().store
+    assert get_account("us").store is not get_account().store
 
 
-# The store of the process
-
-
-def test_values_of_the_local_store_expire(clock: Clock) -> None:
-    """A value is returned until its lifetime ends."""
-    local = LocalStore()
-    local.set("key", "value", 10)
-    clock.pass_by(9.9)
-    assert local.get("key") == "value"
-    clock.pass_by(0.1)
-    assert local.get("key") is None
-    assert local.get("missing") is None
-
-
-def test_local_store_is_bounded() -> None:
-    """The oldest values are removed first. Setting a value again makes it the newest."""
-    local = LocalStore()
-    local.add("renewed", 0, 60)
-    for number in range(LOCAL_ENTRIES):
-        if number == LOCAL_ENTRIES // 2:
-            local.set("renewed", 0, 60)
-        local.add(f"key{number}", number, 60)
-    assert local.get("key0") is None
-    assert local.get("renewed") == 0
-    assert local.get(f"key{LOCAL_ENTRIES - 1}") == LOCAL_ENTRIES - 1
-    assert sum(local.get(f"key{number}") is not None for number in range(LOCAL_ENTRIES)) == LOCAL_ENTRIES - 1
+def test_memory_of_the_process_is_bounded(faulty_cache: type[FaultyCache]) -> None:
+    """While the cache is down, old values are removed when there are too many."""
+    faulty_cache.instead["*"] = refused
+    store = Store("default")
+    for number in range(2 * LOCAL_ENTRIES):
+        store.set(f"key{number}", number, 60)
+    kept = [number for number in range(2 * LOCAL_ENTRIES) if store.get(f"key{number}") == number]
+    assert LOCAL_ENTRIES / 2 < len(kept) <= LOCAL_ENTRIES
+    assert kept[-1] == 2 * LOCAL_ENTRIES - 1

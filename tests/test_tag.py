@@ -312,7 +312,7 @@ def test_without_consent_the_page_has_only_the_clean_up_script(configure: Config
     """If ``ENABLED`` returns ``False``, the visitor is not read and no loader is rendered. The nonce remains."""
     configure(ENABLED=lambda request: False, DELIVERY=delivery, LOAD_ON="idle")
     assert render_django(request_by(Untouchable())) == f'{SRC} defer data-load-on="never"></script>'
-    assert render_django(request_by(), nonce="n") == f'{SRC} defer nonce="n" data-load-on="never"></script>'
+    assert render_django(request_by(), nonce="n") == f'{SRC} defer data-load-on="never" nonce="n"></script>'
 
 
 def test_consent_given(configure: Configure) -> None:
@@ -374,7 +374,7 @@ class LazyNonce:
 
 
 def with_nonce(nonce: str) -> str:
-    return DEFERRED.replace(" defer", f' defer nonce="{nonce}"')
+    return DEFERRED.replace("></script>", f' nonce="{nonce}"></script>')
 
 
 def test_nonce_argument_precedes_context_and_request(render: Render) -> None:

@@ -15,15 +15,13 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.db import connections
 from pytest_django import Settings
 from support.caches import CacheBackend
-from support.clocks import GENEROUS_TIMEOUT
+from support.clocks import GENEROUS_TIMEOUT, wait_until
 from support.server import TokenServer
 from support.workers import wait_for_workers
 
 from hubspot_identify import services
-from hubspot_identify._tokens.entries import Entry, VisitorToken, decode_entry, entry_key
-from hubspot_identify._tokens.store import get_store
-from hubspot_identify._tokens.workers import get_workers
-from hubspot_identify.conf import get_config
+from hubspot_identify._tokens.account import get_account
+from hubspot_identify._tokens.entries import Entry, VisitorToken, decode_entry
 from hubspot_identify.visitors import Visitor
 
 ADA = Visitor("ada@example.com", "Ada")
@@ -65,7 +63,7 @@ def cached(settings: Settings, hubspot: TokenServer) -> TokenServer:
 
 def entry_of(name: str) -> Entry:
     """Return the cache entry of the visitor as a user of a tenant."""
-    key = entry_key(ADA, get_config())
+    key = get_account().entry_key(ADA)
     with tenant(name):
         return decode_entry(caches["default"].get(key), key, time.time())
 
@@ -159,7 +157,7 @@ def test_key_function_that_raises_on_a_worker_is_not_a_cache_failure(
 ) -> None:
     """The circuit breaker and the rate limit belong to no tenant. They use Django's default keys then."""
     assert fetch("acme") is not None
-    assert not get_store("default").is_down
+    assert not get_account().store.is_down
     assert caplog.records == []
 
 
@@ -179,16 +177,15 @@ def test_forget_token_applies_to_one_tenant(cached: TokenServer) -> None:
 
 
 def test_failure_of_an_overdue_call_is_recorded_for_its_tenant(cached: TokenServer, settings: Settings) -> None:
-    """The next job records it, even if that job is for another tenant."""
+    """The thread that waits for the deadline uses the keys of the tenant."""
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "TIMEOUT": 0.2}
     cached.set_scenario("held")
     with tenant("acme"):
         assert services.get_token(ADA, wait=GENEROUS_TIMEOUT) is None
     assert cached.wait_for_calls(1, GENEROUS_TIMEOUT)
-    job = get_workers().submit("next", lambda *_: None, GENEROUS_TIMEOUT)
-    assert job is not None
-    job.wait(GENEROUS_TIMEOUT)
-    assert [entry_of(name).retry_at > time.time() for name in (*TENANTS, "public")] == [True, False, False]
+    assert wait_until(lambda: entry_of("acme").retry_at > time.time())
+    assert [entry_of(name).retry_at for name in TENANTS[1:]] == [0.0] * len(TENANTS[1:])
+    assert entry_of("public").retry_at == 0.0
     cached.release()
 
 
@@ -221,4 +218,4 @@ def test_cache_that_makes_its_own_keys_is_logged_and_not_used(
     assert (record.name, record.levelno) == ("hubspot_identify._tokens.store", logging.ERROR)
     cache: Any = caches["default"]
     assert cache._cache == {}
-    assert not get_store("default").is_down
+    assert not get_account().store.is_down

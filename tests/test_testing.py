@@ -262,13 +262,15 @@ def test_network_is_available_after_the_block(settings: Settings, token_server: 
 
 
 @pytest.mark.slow
-def test_pytest_plugin(tmp_path: Path) -> None:
-    """With one line in a site's ``conftest.py`` the fixture exists, and a call without it fails the test."""
+@pytest.mark.parametrize("fixtures", ["", "unmocked_hubspot_is_an_error"])
+def test_pytest_plugin(tmp_path: Path, fixtures: str) -> None:
+    """With one line in a site's ``conftest.py`` the fixture exists. With one more, a call without it fails the test."""
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["hubspot_identify.testing"]\n')
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\nusefixtures = {fixtures}\n")
     (tmp_path / "test_site.py").write_text(
         textwrap.dedent("""
-            import os
-            from hubspot_identify import services
+            from hubspot_identify import services, testing
+            from hubspot_identify._tokens.workers import get_workers
             from hubspot_identify.visitors import Visitor
 
             ADA = Visitor("ada@example.com")
@@ -280,21 +282,23 @@ def test_pytest_plugin(tmp_path: Path) -> None:
             def test_without_call():
                 pass
 
-            def test_unmocked():
+            def test_unmocked(settings):
+                settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "BASE_URL": "http://127.0.0.1:1"}
                 assert services.get_token(ADA, wait=5.0) is None
+                assert get_workers().join(30)
         """)
     )
-    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "-c", "/dev/null"]
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "-p", "no:randomly"]
     run = subprocess.run(
-        [*command, "--rootdir", str(tmp_path), "--ds=settings", f"--override-ini=pythonpath={Path(__file__).parent}"],
+        [*command, "--ds=settings", f"--override-ini=pythonpath={Path(__file__).parent}"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
     )
-    summary = run.stdout.splitlines()
-    assert any(line.startswith("ERROR test_site.py::test_unmocked - hubspot_identify.testing.Unm") for line in summary)
-    assert summary[-1].startswith("3 passed, 1 error in"), run.stdout + run.stderr
+    outcomes = run.stdout.splitlines()[-1]
+    assert outcomes.startswith("3 passed, 1 error in" if fixtures else "3 passed in"), run.stdout + run.stderr
+    assert ("UnmockedCallError" in run.stdout) == bool(fixtures)
 
 
 def test_pytest_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from django.db import connections
 from support.clocks import GENEROUS_TIMEOUT, SLACK, once_in_time
 from support.logs import logged
 from support.server import TokenServer
+from support.workers import TaskJob
 
 from hubspot_identify._hubspot.client import TokenClient
 from hubspot_identify._tokens import workers as background
@@ -60,15 +61,21 @@ def workers() -> Workers:
     return get_workers()
 
 
+def try_submit(
+    workers: Workers, key: str, task: Any = quick, seconds: float = GENEROUS_TIMEOUT, **options: Any
+) -> Job | None:
+    return workers.submit(TaskJob(key, task, seconds), **options)
+
+
 def submit(workers: Workers, key: str, task: Any = quick, seconds: float = GENEROUS_TIMEOUT, **options: Any) -> Job:
-    job = workers.submit(key, task, seconds, **options)
+    job = try_submit(workers, key, task, seconds, **options)
     assert job is not None
     return job
 
 
 def pass_deadlines(workers: Workers) -> None:
     """Let the deadlines of all jobs pass at once."""
-    for job in workers._jobs.values():
+    for job in workers._jobs:
         job.deadline = time.monotonic()
 
 
@@ -96,11 +103,11 @@ def test_each_job_has_its_own_daemon_thread_and_client(workers: Workers) -> None
 def test_jobs_with_the_same_key_are_one_job(workers: Workers, gate: Gate) -> None:
     """A second caller joins the job while it runs. After its end, the key starts a new job."""
     job = submit(workers, "key", gate)
-    assert workers.submit("key", quick, GENEROUS_TIMEOUT) is job
+    assert try_submit(workers, "key") is job
     gate.opened.set()
     assert job.wait(GENEROUS_TIMEOUT) is TOKEN
     assert workers.join(GENEROUS_TIMEOUT)
-    assert workers.submit("key", quick, GENEROUS_TIMEOUT) is not job
+    assert try_submit(workers, "key") is not job
 
 
 def test_job_without_a_free_slot_is_refused_at_once(workers: Workers, gate: Gate) -> None:
@@ -109,19 +116,19 @@ def test_job_without_a_free_slot_is_refused_at_once(workers: Workers, gate: Gate
 
     def attempt() -> None:
         started = time.monotonic()
-        assert workers.submit("one more", quick, GENEROUS_TIMEOUT) is None
+        assert try_submit(workers, "one more") is None
         assert time.monotonic() - started < 0.1
 
     once_in_time(attempt)
     gate.opened.set()
     assert [job.wait(GENEROUS_TIMEOUT) for job in jobs] == [TOKEN] * SLOTS
     assert workers.join(GENEROUS_TIMEOUT)
-    assert workers.submit("one more", quick, GENEROUS_TIMEOUT) is not None
+    assert try_submit(workers, "one more") is not None
 
 
 def test_last_slot_is_kept_from_jobs_that_may_hang(workers: Workers, gate: Gate) -> None:
     """Jobs that may hang leave one slot to the others."""
-    jobs = [workers.submit(f"key{number}", gate, GENEROUS_TIMEOUT, may_take_last_slot=False) for number in range(SLOTS)]
+    jobs = [try_submit(workers, f"key{number}", gate, may_take_last_slot=False) for number in range(SLOTS)]
     assert [job is not None for job in jobs] == [True] * (SLOTS - 1) + [False]
     assert submit(workers, "another", gate).key == "another"
 
@@ -147,11 +154,11 @@ def test_caller_waits_until_its_limit_or_the_deadline(
 def test_slot_and_key_are_free_after_the_deadline(workers: Workers, gate: Gate) -> None:
     """The threads that hang are abandoned, and new jobs of any key get new threads."""
     hanging = [submit(workers, f"key{number}", gate) for number in range(SLOTS)]
-    assert workers.submit("another", quick, GENEROUS_TIMEOUT) is None
+    assert try_submit(workers, "another") is None
     pass_deadlines(workers)
     for key in ("another", "key0"):
         assert submit(workers, key, quick).wait(GENEROUS_TIMEOUT) is TOKEN
-    assert all(job.overdue for job in hanging)
+    assert not any(job._future.done() for job in hanging)
 
 
 def test_late_end_of_a_job_does_not_affect_the_next_job_of_its_key(workers: Workers, gate: Gate) -> None:
@@ -163,29 +170,19 @@ def test_late_end_of_a_job_does_not_affect_the_next_job_of_its_key(workers: Work
     second = submit(workers, "key", other)
     gate.opened.set()
     assert first._future.result(GENEROUS_TIMEOUT) is TOKEN
-    assert workers.submit("key", quick, GENEROUS_TIMEOUT) is second
+    assert try_submit(workers, "key") is second
     other.opened.set()
     assert second.wait(GENEROUS_TIMEOUT) is TOKEN
 
 
-def test_next_job_first_runs_the_callback_of_an_overdue_job(workers: Workers, gate: Gate) -> None:
-    """The callback runs once, on the thread of the next job, so that a failure counts before HubSpot is called."""
-    order: list[str] = []
-
-    def task(job: Job, client: TokenClient) -> None:
-        order.append(f"task on {threading.current_thread().name}")
-
-    def on_overdue() -> None:
-        order.append(f"callback on {threading.current_thread().name}")
-
-    submit(workers, "hanging", gate, on_overdue=on_overdue)
-    assert gate.entered.wait(GENEROUS_TIMEOUT)
-    pass_deadlines(workers)
-    submit(workers, "key", task).wait(GENEROUS_TIMEOUT)
-    assert order == ["callback on hubspot-identify", "task on hubspot-identify"]
-    assert workers.join(0) is False
-    submit(workers, "another", task).wait(GENEROUS_TIMEOUT)
-    assert len(order) == 3
+def test_deadline_is_reported_on_a_thread_of_its_own(workers: Workers, gate: Gate) -> None:
+    """A job that is still running at its deadline reacts to it at that moment, although its own thread is blocked."""
+    job = TaskJob("key", gate, 0.1)
+    assert workers.submit(job) is job
+    assert job.overdue.wait(GENEROUS_TIMEOUT)
+    (thread,) = [thread for thread in threading.enumerate() if thread.name.startswith("hubspot-identify-")]
+    assert (thread.name, thread.daemon) == ("hubspot-identify-deadline", True)
+    assert not gate.opened.is_set()
 
 
 def test_number_of_abandoned_threads_is_limited(workers: Workers, gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
@@ -193,7 +190,7 @@ def test_number_of_abandoned_threads_is_limited(workers: Workers, gate: Gate, ca
     for number in range(MAX_ABANDONED_THREADS):
         submit(workers, f"hanging{number}", gate)
         pass_deadlines(workers)
-    assert [workers.submit("refused", quick, GENEROUS_TIMEOUT) for _ in range(3)] == [None] * 3
+    assert [try_submit(workers, "refused") for _ in range(3)] == [None] * 3
     gate.opened.set()
     assert workers.join(GENEROUS_TIMEOUT)
     assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
@@ -211,74 +208,53 @@ def test_call_is_aborted_after_its_deadline(
     assert workers.join(GENEROUS_TIMEOUT)
 
 
-def test_job_runs_if_the_thread_that_aborts_it_cannot_start(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_runs_if_no_thread_can_watch_its_deadline(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of threads may be limited."""
+    start = threading.Thread.start
+    started: list[threading.Thread] = []
 
-    def start(timer: threading.Timer) -> None:
-        raise RuntimeError("can't start new thread")
+    def start_once(thread: threading.Thread) -> None:
+        started.append(thread)
+        if len(started) > 1:
+            raise RuntimeError("can't start new thread")
+        start(thread)
 
-    monkeypatch.setattr(threading.Timer, "start", start)
-    assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
+    monkeypatch.setattr(threading.Thread, "start", start_once)
+    assert submit(workers, "key").wait(GENEROUS_TIMEOUT) is TOKEN
+    assert workers.join(GENEROUS_TIMEOUT)
+    assert len(started) == 2
 
 
 def test_job_that_ends_in_time_is_neither_aborted_nor_overdue(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No thread and no callback of it remains, however late the next job starts."""
-    callbacks: list[bool] = []
+    """No thread of it remains, and its deadline is not reported."""
     before = set(threading.enumerate())
     monkeypatch.setattr(TokenClient, "abort", lambda client: pytest.fail("aborted"))
-    job = submit(workers, "key", quick, on_overdue=lambda: callbacks.append(True))
+    job = TaskJob("key", quick, GENEROUS_TIMEOUT)
+    assert workers.submit(job) is job
     assert job.wait(GENEROUS_TIMEOUT) is TOKEN
     assert workers.join(GENEROUS_TIMEOUT)
     assert set(threading.enumerate()) == before
-    job.deadline = time.monotonic()
-    submit(workers, "another", quick).wait(GENEROUS_TIMEOUT)
-    assert callbacks == []
+    assert not job.overdue.is_set()
 
 
 # Threads that fail
 
 
 def test_job_whose_thread_cannot_start_is_refused(
-    workers: Workers, gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    workers: Workers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """There is no exception and one log record. The slot stays free, and callers that joined the job do not wait.
-
-    The callbacks of overdue jobs, which its thread would have run, are run by the next job.
-    """
-    callbacks: list[bool] = []
-    joined: list[Job | None] = []
-    submit(workers, "hanging", gate, on_overdue=lambda: callbacks.append(True))
-    assert gate.entered.wait(GENEROUS_TIMEOUT)
-    pass_deadlines(workers)
+    """There is no exception and one log record, and the slot stays free."""
 
     def start(thread: threading.Thread) -> None:
-        joined.append(workers.submit("key", quick, GENEROUS_TIMEOUT))  # by another request at this moment
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
-        assert [workers.submit("key", quick, GENEROUS_TIMEOUT) for _ in range(SLOTS + 1)] == [None] * (SLOTS + 1)
-    assert [job and job.wait(GENEROUS_TIMEOUT) for job in joined] == [None] * (SLOTS + 1)
-    assert None not in joined
+        assert [try_submit(workers, "key") for _ in range(SLOTS + 1)] == [None] * (SLOTS + 1)
     assert logged(caplog) == [(background.__name__, logging.ERROR)]
-    assert callbacks == []
-    assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
-    assert callbacks == [True]
-
-
-def test_join_waits_for_a_thread_that_has_not_started(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread exists for a moment before it starts."""
-    start = threading.Thread.start
-
-    def start_late(thread: threading.Thread) -> None:
-        threading.Timer(0.1, start, [thread]).start() if thread.name == "hubspot-identify" else start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", start_late)
-    job = submit(workers, "key")
-    assert workers.join(GENEROUS_TIMEOUT)
-    assert job.wait(GENEROUS_TIMEOUT) is TOKEN
+    assert submit(workers, "key").wait(GENEROUS_TIMEOUT) is TOKEN
 
 
 def test_threads_that_never_run_are_logged_once(
@@ -287,7 +263,7 @@ def test_threads_that_never_run_are_logged_once(
     """As under uWSGI without --enable-threads: one ERROR names the alternatives, and no more threads are created."""
     monkeypatch.setattr(threading.Thread, "start", lambda thread: None)
     for number in range(2 * MAX_ABANDONED_THREADS):
-        workers.submit(f"key{number}", quick, GENEROUS_TIMEOUT)
+        try_submit(workers, f"key{number}")
         pass_deadlines(workers)
     created = len(workers._threads)
     workers._threads.clear()  # they never run, so the fixture that joins them would wait
@@ -304,12 +280,12 @@ def test_thread_that_runs_after_its_deadline_does_nothing(workers: Workers, monk
         patch.setattr(threading.Thread, "start", lambda thread: frozen.append(thread))
         job = submit(workers, "key", lambda *_: pytest.fail("called"))
         pass_deadlines(workers)
-        workers.submit("another", quick, GENEROUS_TIMEOUT)
+        try_submit(workers, "another")
     for thread in frozen:
         thread.start()
         thread.join()
     assert job._future.result(GENEROUS_TIMEOUT) is None
-    assert workers.join(0)
+    assert workers.join(GENEROUS_TIMEOUT)
 
 
 def test_unexpected_exception_is_logged_without_its_text(workers: Workers, caplog: pytest.LogCaptureFixture) -> None:
@@ -319,6 +295,7 @@ def test_unexpected_exception_is_logged_without_its_text(workers: Workers, caplo
         raise LookupError("the key is s3cret")
 
     assert submit(workers, "key", failing_task).wait(GENEROUS_TIMEOUT) is None
+    assert workers.join(GENEROUS_TIMEOUT)
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert "LookupError" in record.message
@@ -337,6 +314,7 @@ def test_exit_or_cancellation_ends_only_its_job(
         raise exception
 
     assert submit(workers, "key", task).wait(GENEROUS_TIMEOUT) is None
+    assert workers.join(GENEROUS_TIMEOUT)
     assert exception.__name__ in caplog.text
     assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
 
@@ -370,7 +348,8 @@ def test_connections_of_the_thread_are_closed(workers: Workers, monkeypatch: pyt
     monkeypatch.setattr(connections, "close_all", fail)
     monkeypatch.setattr(caches, "close_all", lambda: closed.append("caches"))
     assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
-    assert closed == ["databases", "caches"]
+    assert workers.join(GENEROUS_TIMEOUT)
+    assert set(closed) == {"databases", "caches"}
     assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
 
 

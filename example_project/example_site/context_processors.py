@@ -7,9 +7,9 @@ from django.http import HttpRequest
 
 from hubspot_identify.sandbox.state import sandbox
 
-from .sandbox import MOODS
+from .sandbox import SCENARIOS
 
 
-def mood_bar(request: HttpRequest) -> dict[str, Any]:
-    """The sandbox's mood and the others to choose from; nothing where HubSpot is the real one."""
-    return {"mood": sandbox.mood.value, "moods": MOODS} if settings.USES_SANDBOX else {}
+def scenarios(request: HttpRequest) -> dict[str, Any]:
+    """Return the current and the available scenarios of the sandbox, or nothing if the site uses the real HubSpot."""
+    return {"scenario": sandbox.scenario.value, "scenarios": SCENARIOS} if settings.USES_SANDBOX else {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-PASSWORD = "let-me-in"  # noqa: S105 - of a site on your own machine
+PASSWORD = "let-me-in"  # noqa: S105 - the site runs only on your own machine
 
 PEOPLE = {
     "ada": {"first_name": "Ada", "last_name": "Lovelace", "email": "ada@example.com"},

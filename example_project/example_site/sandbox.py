@@ -1,4 +1,4 @@
-"""The stand-in HubSpot of this site: how to reach it, and the moods it may be in."""
+"""The simulated HubSpot of this site: its settings and its scenarios."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from typing import Any
 
 PORTAL = "123"
 
-MOODS = {
+SCENARIOS = {
     "healthy": "healthy",
-    "slow": "slow: 3 seconds a call",
-    "hung": "hung: never answers",
+    "slow": "slow: 3 seconds per call",
+    "hung": "hung: never responds",
     "refused": "down: connections dropped",
-    "401": "401: key is wrong",
-    "403": "403: scope is missing",
-    "423": "423: account is locked",
+    "401": "401: invalid key",
+    "403": "403: missing scope",
+    "423": "423: account locked",
     "429": "429: too many calls",
-    "477": "477: account is moving",
-    "500": "500: out of order",
-    "garbage": "garbage: HTML for JSON",
+    "477": "477: account is being moved",
+    "500": "500: server error",
+    "garbage": "garbage: HTML instead of JSON",
 }
 
 
 def sandbox_settings(origin: str) -> dict[str, Any]:
-    """What ``HUBSPOT_IDENTIFY`` needs in order to talk to the sandbox of a site served at ``origin``."""
+    """Return the keys of ``HUBSPOT_IDENTIFY`` for the sandbox of a site that is served at ``origin``."""
     return {
         "API_KEY": "any-key-will-do",
         "PORTAL_ID": PORTAL,

@@ -1,7 +1,7 @@
 """Settings of the example site.
 
 The part that matters is ``HUBSPOT_IDENTIFY``. With ``HUBSPOT_API_KEY`` and ``HUBSPOT_PORTAL_ID`` in the environment, or
-in a file ``.env`` beside ``manage.py``, the site talks to HubSpot; without them, to the sandbox that it brings along.
+in a file ``.env`` beside ``manage.py``, the site uses that HubSpot account; without them, it uses the sandbox.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ HUBSPOT_IDENTIFY = {
     "PORTAL_ID": HUBSPOT_PORTAL_ID,
     "REGION": HUBSPOT_REGION,
     "ENABLED": env.bool("HUBSPOT_ENABLED", default=True),
-    "EMAIL_VERIFIED": True,  # this site creates all of its users itself, and nobody can sign up
-    # The pages that show another way of delivery or of loading use these: {% hubspot_identify account="idle" %}
+    "EMAIL_VERIFIED": True,  # the command "demo" creates all users, and there is no sign-up
+    # Used by the pages that show another delivery or loading mode: {% hubspot_identify account="idle" %}
     "ACCOUNTS": {
         "inline": {"DELIVERY": "inline"},
         "idle": {"LOAD_ON": "idle"},
@@ -56,7 +56,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    "hubspot_identify.middleware.IdentifiedPageMiddleware",  # first and last, for the page with inline delivery
+    "hubspot_identify.middleware.IdentifiedPageMiddleware",  # first and last, for inline delivery
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -74,7 +74,7 @@ TEMPLATES = [
             "context_processors": [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
-                "example_site.context_processors.mood_bar",
+                "example_site.context_processors.scenarios",
             ],
         },
     }
@@ -95,10 +95,10 @@ LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = "home"
 
-# Django 6.0 brought a middleware that sends this policy.
+# Since Django 6.0, a middleware sends this policy.
 SECURE_CSP = {
     "default-src": ["'self'"],
-    # Without these two, markup that somebody plants in a page could send the rest of the page to another site.
+    # Without these two directives, injected markup could send the content of a page to another site.
     "base-uri": ["'none'"],
     "form-action": ["'self'"],
     **{directive: ["'self'", *hosts] for directive, hosts in csp.sources(HUBSPOT_REGION).items()},
@@ -106,7 +106,7 @@ SECURE_CSP = {
 if django.VERSION >= (6, 0):
     MIDDLEWARE.insert(1, "django.middleware.csp.ContentSecurityPolicyMiddleware")
 
-# HubSpot's chat looks at the referrer to know which page it is on.
+# HubSpot's chat uses the referrer to determine the page.
 SECURE_REFERRER_POLICY = "strict-origin-when-cross-origin"
 
 LOGGING = {
@@ -114,7 +114,7 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{", "datefmt": "%H:%M:%S"}},
     "filters": {
-        # The sandbox's errors are the point of the exercise, not this site's trouble.
+        # The errors of the sandbox are simulated, so they do not belong in the site's log.
         "of_this_site": {
             "()": "django.utils.log.CallbackFilter",
             "callback": lambda record: not getattr(record, "request", None) or "/sandbox/" not in record.request.path,

@@ -26,7 +26,7 @@ urlpatterns = [
     path("turbo/<int:number>/", page("turbo.html"), name="turbo"),
     path("login/", LoginView.as_view(extra_context={"people": PEOPLE, "password": PASSWORD}), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
-    path("mood/", views.mood, name="mood"),
+    path("scenario/", views.scenario, name="scenario"),
     path("hubspot/", include("hubspot_identify.urls")),
     path("sandbox/", include("hubspot_identify.sandbox.urls")),
 ]

@@ -6,26 +6,26 @@ from django.shortcuts import redirect, resolve_url
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST
 
-from hubspot_identify._tokens.breaker import reset_breakers
+from hubspot_identify._tokens.account import reset_accounts
 from hubspot_identify.sandbox.state import sandbox
 
-from .sandbox import MOODS
+from .sandbox import SCENARIOS
 
 
 @require_POST
-def mood(request: HttpRequest) -> HttpResponse:
-    """Switch the sandbox's mood, and show the effect at once.
+def scenario(request: HttpRequest) -> HttpResponse:
+    """Switch the scenario of the sandbox, and make the effect visible at once.
 
-    Otherwise nobody would notice it: a visitor's token is good for hours, and a HubSpot that has just failed is left
-    alone for a while after it has recovered.
+    Tokens are cached for hours, and the circuit breaker stays open for a while after HubSpot has recovered. So this
+    view clears the cache, and what the process remembers.
     """
-    wanted = request.POST.get("mood", "")
-    if wanted not in MOODS:
-        return HttpResponseBadRequest("There is no such mood.", content_type="text/plain")
-    sandbox.set_mood(wanted)
+    name = request.POST.get("scenario", "")
+    if name not in SCENARIOS:
+        return HttpResponseBadRequest("Unknown scenario.", content_type="text/plain")
+    sandbox.set_scenario(name)
     cache.clear()
-    reset_breakers()
-    back = request.POST.get("next", "")
-    if not url_has_allowed_host_and_scheme(back, {request.get_host()}, request.is_secure()):
-        back = resolve_url("home")
-    return redirect(back)
+    reset_accounts()
+    target = request.POST.get("next", "")
+    if not url_has_allowed_host_and_scheme(target, {request.get_host()}, request.is_secure()):
+        target = resolve_url("home")
+    return redirect(target)

@@ -1,1 +1,1 @@
-"""One call of HubSpot's token API. Private. Has no knowledge of Django's requests, users or cache."""
+"""One HTTP call to HubSpot. Private; import only :mod:`.client` from outside of this package."""

@@ -1,4 +1,4 @@
-"""What HubSpot's answers mean: a token, or an error with all that HubSpot says of it and none of the secrets.
+"""The meaning of HubSpot's responses: a token, or an exception with HubSpot's details and without secrets.
 
 https://developers.hubspot.com/docs/api-reference/error-handling
 """
@@ -9,100 +9,143 @@ import email.utils
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from itertools import islice
+from typing import Any
 from urllib.parse import quote, quote_plus
 
-from ..conf import TOKEN
-from ..exceptions import (
-    APIError,
-    AuthenticationError,
-    InvalidRequestError,
-    PermissionDeniedError,
-    RateLimitError,
-    TransportError,
-    UnavailableError,
-    UnexpectedResponseError,
-)
-
-if TYPE_CHECKING:
-    from ..visitors import Visitor
+from .. import exceptions
+from ..visitors import TOKEN, Visitor
 
 MAX_BODY = 64 * 1024  # bytes, after decompression
 MAX_TEXT = 500  # characters kept of a text of HubSpot's
-#: Shorter secrets, such as a name of two letters, are replaced only where they are whole words.
-REPLACED_ANYWHERE = 3  # characters
-#: The same for identifiers, which are no prose: "Ali" is a name, and three letters of ``VALIDATION_ERROR``.
-REPLACED_ANYWHERE_IN_IDENTIFIERS = 8
-#: Replacing takes time for each secret and text, so HubSpot's texts are dropped for a visitor with more of them.
+MAX_TEXTS = 20  # kept of HubSpot's links, of its context, and of each list in the context
+#: Replacing takes time for each secret, so HubSpot's texts are dropped for a visitor with more of them.
 MAX_SECRETS = 200
-MAX_TEXTS = 20  # kept of HubSpot's context, and of its links
 
 
-class Answer:
-    """Status, headers and body of an answer; ``complete`` is false where the body broke off."""
+class Redactor:
+    """Removes secrets from HubSpot's texts, which may quote the request.
 
-    def __init__(self, status: int, headers: Mapping[str, str], body: bytes, complete: bool) -> None:
-        self.status = status
-        self.headers = headers
-        self.body = body
-        self.complete = complete
+    Args:
+        secrets: the texts to remove, in any case and encoding: the key, and what :func:`personal_data` returns.
+    """
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        # The longest come first, because one may be a part of another.
+        longest_first = sorted({*secrets} - {""}, key=len, reverse=True)
+        self._in_texts = _pattern_of(longest_first, whole_words_below=3)
+        # Identifiers are not prose: "Ali" is a name, and three letters of ``VALIDATION_ERROR``.
+        self._in_identifiers = _pattern_of(longest_first, whole_words_below=8)
+
+    def text(self, value: object) -> str:
+        """Return a text of HubSpot's as one short, printable line, or an empty string if it is no text."""
+        if not isinstance(value, str):
+            return ""
+        text = "".join(char if char.isprintable() else " " for char in _replace(self._in_texts, value))
+        return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
+
+    def identifier(self, value: object) -> str:
+        """Return a word of HubSpot's that may appear in a log line, or an empty string."""
+        if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_.:-]{1,100}", value):
+            return ""
+        return value if value == _replace(self._in_identifiers, value) else ""
 
 
-def read_token(answer: Answer, *, secrets: Sequence[str]) -> str:
-    """The token in an answer, or the error that the answer means."""
-    if 200 <= answer.status < 300:
-        problem = _body_error(answer)
-        if problem:
-            raise UnexpectedResponseError(f"HubSpot answered {answer.status} {problem}.", status=answer.status)
-        token = _json_object(answer.body).get("token")
-        if not isinstance(token, str):
-            raise UnexpectedResponseError(f"HubSpot answered {answer.status} without a token.", status=answer.status)
-        if not TOKEN.fullmatch(token):
-            raise UnexpectedResponseError(
-                f"HubSpot answered {answer.status} with a token that can't stand in an address.",
-                status=answer.status,
-            )
+def _pattern_of(secrets: list[str], whole_words_below: int) -> re.Pattern[str]:
+    """Return a pattern for the secrets. Those with fewer characters than the number given must be whole words."""
+    if len(secrets) > MAX_SECRETS:
+        return re.compile(r"(?s).+")
+    patterns = [r"(?!)"]  # matches nothing
+    for secret in secrets:
+        for spelling in {secret, quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1]}:
+            pattern = re.escape(spelling)
+            patterns.append(rf"(?<![^\W_]){pattern}(?![^\W_])" if len(secret) < whole_words_below else pattern)
+    return re.compile("|".join(patterns), re.IGNORECASE)
+
+
+def _replace(pattern: re.Pattern[str], text: str) -> str:
+    """Replace the secrets, and each word that looks like an e-mail address, which may be that of any person."""
+    words = re.split(r"(\s+)", pattern.sub("***", text))
+    return "".join("***" if re.search(r"@|%(?:25)*40", word) else word for word in words)
+
+
+def personal_data(visitor: Visitor) -> list[str]:
+    """Return the texts of a request that say who the visitor is. Names also word by word: HubSpot may quote a part."""
+    names = (visitor.first_name, visitor.last_name)
+    words = [word for name in names for word in re.findall(r"[^\W_]{2,}", name)]
+    return [visitor.email, *names, *words, *(value for _, value in visitor.context)]
+
+
+@dataclass(frozen=True, repr=False)
+class Response:
+    """A response to a token request.
+
+    Args:
+        status: the HTTP status.
+        headers: by names in any case.
+        body: decompressed; empty if it could not be read.
+        secrets: the texts of the request that HubSpot may quote, and that no exception must contain.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    secrets: Iterable[str] = ()
+
+    @cached_property
+    def fields(self) -> Mapping[str, Any]:
+        """The JSON object in the body. Empty if there is none."""
+        try:
+            return _mapping(json.loads(self.body))
+        except (ValueError, RecursionError):
+            return {}
+
+    @cached_property
+    def redactor(self) -> Redactor:
+        """Removes the secrets from texts of the response."""
+        return Redactor(self.secrets)
+
+    @property
+    def correlation_id(self) -> str:
+        """The ID that HubSpot's support needs, or an empty string."""
+        header = self.headers.get("X-HubSpot-Correlation-Id")
+        return self.redactor.identifier(self.fields.get("correlationId") or header)
+
+    @property
+    def retry_after(self) -> float | None:
+        """The seconds to wait, if HubSpot says so."""
+        seconds = parse_retry_after(self.headers.get("Retry-After", ""), now=time.time())
+        interval = self.headers.get("X-HubSpot-RateLimit-Interval-Milliseconds", "")
+        if seconds is None and self.status == 429 and re.fullmatch(r"[0-9]{1,9}", interval):
+            return int(interval) / 1000
+        return seconds
+
+
+def read_token(response: Response) -> str:
+    """Return the token in a response, or raise the exception that the response means."""
+    status, token = response.status, response.fields.get("token")
+    if 200 <= status < 300 and isinstance(token, str) and TOKEN.fullmatch(token):
         return token
-    if answer.status < 200:
+    if 400 <= status < 600:
+        raise error_from_response(response)
+    if status < 200:
         # http.client skips only 100. The final response would follow on this connection, which is closed.
-        raise TransportError(f"HubSpot sent an interim response ({answer.status}) in place of a final one.")
-    if 400 <= answer.status < 600:
-        raise error_from_response(answer.status, answer.headers, answer.body, secrets=secrets)
-    kind = "a redirect, which is not followed" if 300 <= answer.status < 400 else "a status without meaning here"
-    raise UnexpectedResponseError(f"HubSpot answered {answer.status}, {kind}.", status=answer.status)
-
-
-def _body_error(answer: Answer) -> str | None:
-    if len(answer.body) > MAX_BODY:
-        return f"with more than {MAX_BODY} bytes"
-    if not answer.complete:
-        return "with a body that broke off or can't be unpacked"
-    if not answer.body:
-        return "with an empty body"
-    return None
-
-
-def _json_object(body: bytes) -> Mapping[str, Any]:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        raise exceptions.TransportError(f"HubSpot sent an interim response ({status}) in place of a final one.")
+    expected = f"a status of 2xx with a valid token in a complete JSON object of at most {MAX_BODY} bytes"
+    raise exceptions.UnexpectedResponseError(f"HubSpot answered {status}; expected {expected}.", status=status)
 
 
 _MEANINGS: Mapping[int, str] = {
-    400: "it does not accept the visitor's data",
-    401: "the key in HUBSPOT_IDENTIFY['API_KEY'] is wrong, expired or was deactivated",
+    **dict.fromkeys((400, 422), "it does not accept the visitor's data"),
+    401: "the key in HUBSPOT_IDENTIFY['API_KEY'] is wrong, expired or deactivated",
     403: "the key lacks the scope conversations.visitor_identification.tokens.create, "
     "or the account is below Professional",
-    404: "there is no such path: look at BASE_URL and TOKEN_PATH",
-    405: "this path takes no POST: look at BASE_URL and TOKEN_PATH",
-    410: "this version of the API is no more: look at TOKEN_PATH",
-    415: "it does not accept JSON here: look at BASE_URL and TOKEN_PATH",
-    422: "it does not accept the visitor's data",
-    423: "the account is locked for a moment",
+    **dict.fromkeys((404, 405, 410, 415), "it does not serve such requests: check BASE_URL and TOKEN_PATH"),
+    423: "the account is temporarily locked",
     429: "too many calls",
     477: "the account is being moved between data centres",
     488: "the account is in another data centre: create a new key, or set BASE_URL to that data centre's host",
@@ -115,141 +158,77 @@ _KEY_REJECTED: Mapping[int, frozenset[str]] = {
 }
 
 
-def error_from_response(
-    status: int, headers: Mapping[str, str], body: bytes, *, secrets: Sequence[str] = ()
-) -> APIError | UnexpectedResponseError:
-    """Return the error for a response with a status of 400 or above. Every field of the body is optional.
+def error_from_response(response: Response) -> exceptions.APIError | exceptions.UnexpectedResponseError:
+    """Return the exception for a response with a status of 400 or above. Every field of the body is optional.
 
-    A 401 or 403 without a category or correlation id of HubSpot's comes from a proxy or firewall on the way. It may
-    concern one visitor alone, such as one with ``<script>`` in the name, and says nothing about the key.
-
-    Args:
-        status: the HTTP status.
-        headers: with ``Retry-After`` and ``X-HubSpot-RateLimit-Interval-Milliseconds``, where HubSpot sent them.
-        body: JSON with ``category``, ``correlationId``, ``message``, …; or anything else.
-        secrets: texts to replace in what HubSpot says, which may quote the request: the key, and what
-            :func:`personal_data` returns.
+    A 401 or 403 without a category or correlation ID of HubSpot's comes from a proxy or firewall on the way. It may
+    concern a single visitor, such as one with ``<script>`` in the name, and says nothing about the key.
     """
-    fields = _json_object(body)
-    category = identifier(fields.get("category"), secrets) or identifier(fields.get("errorType"), secrets)
-    correlation_id = identifier(fields.get("correlationId") or headers.get("X-HubSpot-Correlation-Id"), secrets)
+    status, fields, redactor = response.status, response.fields, response.redactor
+    category = redactor.identifier(fields.get("category")) or redactor.identifier(fields.get("errorType"))
+    correlation_id = response.correlation_id
     if status in _KEY_REJECTED and not (category or correlation_id):
-        return UnexpectedResponseError(
-            f"A proxy or firewall between the site and HubSpot answered {status}: the response is not HubSpot's.",
-            status=status,
-        )
-    text = f"HubSpot answered {status}: {_MEANINGS.get(status, 'it is in trouble' if status >= 500 else 'it refused')}"
+        text = f"A proxy or firewall between the site and HubSpot answered {status}: the response is not HubSpot's."
+        return exceptions.UnexpectedResponseError(text, status=status)
+    meaning = _MEANINGS.get(status, "server error" if status >= 500 else "it refused the request")
     details = [f"category {category}"] * bool(category) + [f"correlation id {correlation_id}"] * bool(correlation_id)
-    retry_after = parse_retry_after(headers.get("Retry-After"), now=time.time())
-    if retry_after is None and status == 429:
-        retry_after = _milliseconds(headers.get("X-HubSpot-RateLimit-Interval-Milliseconds"))
     return _error_class(status)(
-        f"{text} ({', '.join(details)})" if details else text,
+        f"HubSpot answered {status}: {meaning}" + (f" ({', '.join(details)})" if details else ""),
         status=status,
         category=category,
-        hubspot_message=_sanitize(fields.get("message"), secrets),
+        hubspot_message=redactor.text(fields.get("message")),
         correlation_id=correlation_id,
-        context=_context(fields.get("context"), secrets),
-        links=_links(fields.get("links"), secrets),
-        retry_after=retry_after,
-        policy=identifier(fields.get("policyName"), secrets),
+        context=_context(fields.get("context"), redactor),
+        links=_links(fields.get("links"), redactor),
+        retry_after=response.retry_after,
+        policy=redactor.identifier(fields.get("policyName")),
         key_rejected=category in _KEY_REJECTED.get(status, ()) or (status == 488 and "correctHublet" in fields),
     )
 
 
-def _error_class(status: int) -> type[APIError]:
-    special = {401: AuthenticationError, 403: PermissionDeniedError, 429: RateLimitError}
-    if status in special:
-        return special[status]
-    return UnavailableError if status in (423, 477) or status >= 500 else InvalidRequestError
+def _error_class(status: int) -> type[exceptions.APIError]:
+    special = {
+        401: exceptions.AuthenticationError,
+        403: exceptions.PermissionDeniedError,
+        429: exceptions.RateLimitError,
+    }
+    is_temporary = status in (423, 477) or status >= 500
+    return special.get(status, exceptions.UnavailableError if is_temporary else exceptions.InvalidRequestError)
 
 
-def parse_retry_after(value: str | None, *, now: float) -> float | None:
-    """Seconds from a ``Retry-After`` header, which may hold seconds or a date (RFC 9110, 10.2.3); never negative.
+def parse_retry_after(value: str, *, now: float) -> float | None:
+    """Return the seconds in a ``Retry-After`` header, which may contain seconds or a date (RFC 9110, 10.2.3).
+
+    They are never negative. A header with something else is ignored.
 
     Args:
-        value: the header, or ``None``.
+        value: the header, or an empty string.
         now: seconds since the epoch.
     """
-    value = (value or "").strip()
-    if re.fullmatch(r"[0-9]{1,9}", value):
+    if re.fullmatch(r"\s*[0-9]{1,9}\s*", value):
         return float(value)
     try:
-        moment = email.utils.parsedate_to_datetime(value).replace(tzinfo=UTC)  # the only zone of HTTP
+        moment = email.utils.parsedate_to_datetime(value).replace(tzinfo=UTC)  # the only time zone of HTTP
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
     return max(0.0, moment.timestamp() - now)
 
 
-def _milliseconds(value: str | None) -> float | None:
-    return int(value) / 1000 if value and re.fullmatch(r"[0-9]{1,9}", value) else None
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
-def personal_data(visitor: Visitor) -> list[str]:
-    """Return the texts of a request that say who the visitor is. Names also word by word: HubSpot may quote a part."""
-    names = (visitor.first_name, visitor.last_name)
-    words = [word for name in names for word in re.findall(r"[^\W_]{2,}", name)]
-    return [visitor.email, *names, *words, *(value for _, value in visitor.context)]
-
-
-def identifier(value: object, secrets: Sequence[str]) -> str:
-    """Return a word of HubSpot's that may appear in a log line, or an empty string."""
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_.:-]{1,100}", value):
-        return ""
-    return value if value == _redacted(value, secrets, REPLACED_ANYWHERE_IN_IDENTIFIERS) else ""
-
-
-def _sanitize(value: object, secrets: Sequence[str]) -> str:
-    """A text of HubSpot's in one printable line, cut, and with the secrets replaced."""
-    if not isinstance(value, str):
-        return ""
-    value = _redacted(value, secrets, REPLACED_ANYWHERE)
-    value = "".join(char if char.isprintable() else " " for char in value)
-    return value if len(value) <= MAX_TEXT else f"{value[:MAX_TEXT]}…"
-
-
-def _redacted(text: str, secrets: Sequence[str], anywhere: int) -> str:
-    """Replace the secrets, in any case and encoding, and everything that looks like an e-mail address.
-
-    Args:
-        text: what HubSpot says.
-        secrets: what to replace. The longest come first, because one may be a part of another.
-        anywhere: characters from which a secret is replaced inside of words, too.
-    """
-    distinct = sorted({*secrets} - {""}, key=len, reverse=True)
-    if len(distinct) > MAX_SECRETS:
-        return "***"
-    patterns = []
-    for secret in distinct:
-        for spelling in {secret, quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1]}:
-            pattern = re.escape(spelling)
-            patterns.append(pattern if len(secret) >= anywhere else rf"(?<![^\W_]){pattern}(?![^\W_])")
-    if patterns:
-        text = re.sub("|".join(patterns), "***", text, flags=re.IGNORECASE)
-    return re.sub(r"\S+", lambda word: "***" if _AT_SIGN.search(word[0]) else word[0], text)
-
-
-_AT_SIGN = re.compile(r"@|%(?:25)*40")
-
-
-def _context(value: object, secrets: Sequence[str]) -> dict[str, list[str]]:
-    if not isinstance(value, dict):
-        return {}
-    pairs = [
-        (name, text)
-        for name, texts in value.items()
+def _context(value: object, redactor: Redactor) -> dict[str, list[str]]:
+    return {
+        redactor.text(name): [redactor.text(text) for text in texts[:MAX_TEXTS] if isinstance(text, str)]
+        for name, texts in islice(_mapping(value).items(), MAX_TEXTS)
         if isinstance(texts, list)
-        for text in texts
-        if isinstance(text, str)
-    ]
-    context: dict[str, list[str]] = {}
-    for name, text in pairs[:MAX_TEXTS]:
-        context.setdefault(_sanitize(name, secrets), []).append(_sanitize(text, secrets))
-    return context
+    }
 
 
-def _links(value: object, secrets: Sequence[str]) -> dict[str, str]:
-    if not isinstance(value, dict):
-        return {}
-    links = [(name, link) for name, link in value.items() if isinstance(link, str) and link.startswith("https://")]
-    return {_sanitize(name, secrets): _sanitize(link, secrets) for name, link in links[:MAX_TEXTS]}
+def _links(value: object, redactor: Redactor) -> dict[str, str]:
+    return {
+        redactor.text(name): redactor.text(link)
+        for name, link in islice(_mapping(value).items(), MAX_TEXTS)
+        if isinstance(link, str) and link.startswith("https://")
+    }

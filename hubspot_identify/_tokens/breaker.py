@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 from ..conf import Config
 from ..exceptions import APIError, HubSpotIdentifyError
-from ..visitors import Visitor
-from .entries import CLOCK_SKEW, PREFIX, digest, scope
+from .entries import CLOCK_SKEW
 from .failures import (
     CONFIGURATION_STATUSES,
     DAILY_PAUSE,
@@ -30,9 +28,7 @@ from .failures import (
     concerns_all_visitors,
     pause_after,
 )
-from .per_process import PerProcess
-from .rate_limit import RateLimit
-from .store import Store, get_store
+from .store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -87,25 +83,25 @@ def decode_state(value: object, now: float) -> State:
 
 
 class Breaker:
-    """The breaker of one account, as this process sees it.
+    """The circuit breaker of one account, as this process sees it.
 
     Args:
-        config: the account.
+        config: the account's settings.
+        prefix: of the cache keys.
         store: where the state is shared.
-        now: seconds since the epoch; another clock for tests.
+        now: seconds since the epoch.
     """
 
-    def __init__(self, config: Config, store: Store, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, config: Config, prefix: str, store: Store, now: Callable[[], float]) -> None:
         self._log_suffix = config.log_suffix
         self._probe_ttl = config.timeout + 1
         # A callable may return a valid key at the next call.
         self._key_cool_down = COOL_DOWN if callable(config.api_key) else KEY_COOL_DOWN
         self._store = store
         self._now = now
-        self._key = PREFIX + digest("breaker", *scope(config))
-        self._probe_key, self._retry_key = f"{self._key}:probe", f"{self._key}:retry"
-        self._failure_keys = [f"{self._key}:failure:{number}" for number in range(FAILURES)]
-        self._rate_limit = RateLimit(config.rate_limit, self._key, store, now)
+        self._key = f"{prefix}:breaker"
+        self._probe_key, self._retry_key = f"{prefix}:probe", f"{prefix}:retry"
+        self._failure_keys = [f"{prefix}:failure:{number}" for number in range(FAILURES)]
         self._open_until = 0.0
 
     @property
@@ -115,32 +111,27 @@ class Breaker:
 
     @property
     def state(self) -> State:
-        """What all processes know at the moment. One read of the cache."""
+        """The state that all processes share. One read of the cache."""
         return decode_state(self._store.get(self._key), self._now())
 
-    def allows_call(self, *, may_probe: bool = True, for_changes: bool = False) -> bool:
+    def allows_call(self, *, may_probe: bool = True) -> bool:
         """Return whether a call may be made now. After a cool-down, that is one probe for all processes.
 
         Args:
             may_probe: whether the visitor has no failure on record. A visitor who has one never makes the probe, whose
                 failure would keep the breaker open for everyone.
-            for_changes: whether the call only refreshes a valid token because of changed names or context.
         """
         state, now = self.state, self._now()
         self._open_until = state.until
         if now < state.until:
             return False
         if not state.kind:
-            return self._rate_limit.allows_call(for_changes=for_changes)
+            return True
+        if may_probe:
+            return self._store.add(self._probe_key, 1, self._probe_ttl)
         # A small site may have no visitor without a failure. The call of another one is no probe and does not count.
         wait = RETRY_INTERVAL if state.cool_down else 0.0
-        key, ttl = (self._probe_key, self._probe_ttl) if may_probe else (self._retry_key, RETRY_INTERVAL)
-        if (not may_probe and now < state.until + wait) or not self._store.add(key, 1, ttl):
-            return False
-        if self._rate_limit.allows_call(for_changes=for_changes):
-            return True
-        self._store.delete(key)
-        return False
+        return now >= state.until + wait and self._store.add(self._retry_key, 1, RETRY_INTERVAL)
 
     def record_success(self) -> None:
         """Close the breaker and forget the failures, unless HubSpot has just said to wait."""
@@ -151,12 +142,12 @@ class Breaker:
         if state.kind:
             logger.info("Circuit breaker closed: HubSpot creates identification tokens again.%s", self._log_suffix)
 
-    def record_failure(self, error: HubSpotIdentifyError, visitor: Visitor, failing_since: float) -> None:
+    def record_failure(self, error: HubSpotIdentifyError, visitor: str, failing_since: float) -> None:
         """Count a failed call, and open the breaker or pause if that is due.
 
         Args:
             error: why the call failed.
-            visitor: whom the call was for.
+            visitor: the visitor's cache key, as an opaque name.
             failing_since: seconds since the epoch of the visitor's first failure on record.
         """
         state, now = self.state, self._now()
@@ -213,7 +204,7 @@ class Breaker:
             self._store.delete(*self._failure_keys)
         self._write(State(until=self._now() if state.kind else state.until, refused=refused))
 
-    def _count_refused(self, state: State, error: HubSpotIdentifyError, visitor: Visitor) -> None:
+    def _count_refused(self, state: State, error: HubSpotIdentifyError, visitor: str) -> None:
         """Log an error when HubSpot has refused several visitors in a row: their data is not the reason."""
         refused = _with_visitor(state.refused, visitor)
         self._close(state, refused)  # HubSpot responds, so the reason for which it was opened no longer exists
@@ -225,7 +216,7 @@ class Breaker:
                 self._log_suffix,
             )
 
-    def _count_visitor(self, state: State, error: HubSpotIdentifyError, visitor: Visitor) -> None:
+    def _count_visitor(self, state: State, error: HubSpotIdentifyError, visitor: str) -> None:
         """Count a failure without a time limit. Of simultaneous failures one may be lost: the next one counts."""
         failed = _with_visitor(state.failed, visitor)
         if len(failed) < (FAILURES if state.cool_down else VISITORS) and not concerns_all_visitors(error):
@@ -235,14 +226,14 @@ class Breaker:
         else:
             self._open_failing(state, error, "failed probes")
 
-    def _threshold_reached(self, visitor: Visitor) -> bool:
+    def _threshold_reached(self, visitor: str) -> bool:
         """Record a failure, and return whether there are now too many, from enough visitors.
 
         Each failure has a key of its own, because ``add`` is atomic on every shared back end and changing a list is
         not. More than three failures of one visitor leave their places to others.
         """
         now, recorded = self._now(), False
-        names = [_visitor_digest(visitor)]
+        names = [visitor]
         failure = [now, names[0]]
         for key in self._failure_keys:
             if not recorded and self._store.add(key, failure, FAILURE_WINDOW):
@@ -265,31 +256,12 @@ def _recent_visitor(failure: object, now: float) -> str | None:
     return None
 
 
-def _with_visitor(names: tuple[str, ...], visitor: Visitor) -> tuple[str, ...]:
+def _with_visitor(names: tuple[str, ...], visitor: str) -> tuple[str, ...]:
     """Return the last few different visitors, this one included."""
-    name = _visitor_digest(visitor)
+    name = visitor
     return (*(other for other in names if other != name), name)[-FAILURES:]
-
-
-def _visitor_digest(visitor: Visitor) -> str:
-    return digest("breaker visitor", visitor.email)[:16]
 
 
 def next_cool_down(state: State) -> float:
     """Seconds of the next opening, given the state in which a probe failed."""
     return min(2 * state.cool_down, LONGEST_COOL_DOWN) if state.cool_down else COOL_DOWN
-
-
-_breakers: PerProcess[dict[tuple[object, ...], Breaker]] = PerProcess(dict)
-
-
-def get_breaker(config: Config) -> Breaker:
-    """This process's view of an account's breaker."""
-    key = (config.cache, config.rate_limit, config.timeout, *scope(config))
-    breakers = _breakers.get()
-    return breakers.get(key) or breakers.setdefault(key, Breaker(config, get_store(config.cache)))
-
-
-def reset_breakers() -> None:
-    """Start anew; for tests. What is shared stays in the cache."""
-    _breakers.renew()

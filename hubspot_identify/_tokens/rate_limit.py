@@ -1,4 +1,4 @@
-"""The calls per second, counted in the shared cache for all processes and hosts together."""
+"""The rate limit: calls in any 10 seconds, counted in the shared cache for all processes and hosts together."""
 
 from __future__ import annotations
 
@@ -7,69 +7,47 @@ from collections.abc import Callable
 from .entries import CLOCK_SKEW
 from .store import Store
 
-#: The counter is ``window * WINDOW + calls in it``: one number, because only a number can be increased atomically.
-WINDOW = 1_000_000
-WINDOW_TTL = 60.0
-#: In so many seconds, calls for changed names are as many as all calls in one second: a tenth of the rate limit.
-CHANGES_WINDOW = 10
+WINDOW = 10  # seconds in which HubSpot counts calls
 
 
 class RateLimit:
-    """The rate limit of one account.
+    """The rate limit of one account. There is one counter for each second.
+
+    The counters of the current second and of the ten before it are added up, because any 10 s touch eleven seconds.
 
     Args:
-        limit: calls per second.
-        key: prefix of the cache keys.
+        limit: average calls per second; ten times as many are allowed in any 10 s.
+        prefix: of the cache keys.
         store: where the calls are counted.
-        now: seconds since the epoch; another clock for tests.
+        now: seconds since the epoch.
     """
 
-    def __init__(self, limit: int, key: str, store: Store, now: Callable[[], float]) -> None:
+    def __init__(self, limit: int, prefix: str, store: Store, now: Callable[[], float]) -> None:
         self._limit = limit
-        self._key = key
+        self._prefix = prefix
         self._store = store
         self._now = now
 
     def allows_call(self, *, for_changes: bool = False) -> bool:
-        """Take one of this second's calls, if there is one left.
+        """Count a call and return ``True``, unless the window is full.
 
         Args:
             for_changes: whether the call only refreshes a valid token because of changed names or context. These calls
-                get a small part, so that accounts that edit their names do not delay the tokens of other visitors.
+                get a tenth of the limit, so that accounts that edit their names do not delay other visitors' tokens.
         """
-        if for_changes and (not self._count(f"{self._key}:changes", CHANGES_WINDOW) or self._store.is_down):
+        if for_changes and not self._count("changes", self._limit):
             return False
-        return self._count(f"{self._key}:rate", 1)
+        allowed = self._count("calls", self._limit * WINDOW)
+        if allowed is None:  # nothing is shared: each process makes one call per second
+            return self._store.add_locally(f"{self._prefix}:alone", 1, 1.0)
+        return allowed
 
-    def _count(self, key: str, seconds: int) -> bool:
-        """Count a call in the current window of so many seconds, and return whether it is within the limit."""
-        current = int(self._now() / seconds)
-        for _ in range(2):
-            number = self._store.increase(key)
-            if self._store.is_down:  # nothing is shared: one call per second in each process
-                return self._store.add(f"{key}:alone", 1, 1.0)
-            if number is None:
-                if self._store.add(key, current * WINDOW + 1, WINDOW_TTL):
-                    return True
-                continue
-            window, calls = divmod(number, WINDOW)
-            if _is_current(window, current, seconds):
-                return calls <= self._limit
-            if not self._begin_window(key, current, seconds):
-                return False
-        return False
-
-    def _begin_window(self, key: str, current: int, seconds: int) -> bool:
-        """Replace the counter of an old window with this one's. Returns ``False`` if another process is doing so."""
-        if not self._store.add(f"{key}:turn", 1, 2):
+    def _count(self, name: str, budget: int) -> bool | None:
+        """Count a call if it is within the budget, and return whether it is; ``None`` if the cache cannot count."""
+        second = int(self._now())
+        current, *earlier = (f"{self._prefix}:{name}:{second - age}" for age in range(WINDOW + 1))
+        counted = self._store.get_many([current, *earlier])
+        if sum(counted.values()) >= budget:
             return False
-        number = self._store.get(key)
-        if not isinstance(number, int) or not _is_current(number // WINDOW, current, seconds):
-            self._store.set(key, current * WINDOW, WINDOW_TTL)
-        self._store.delete(f"{key}:turn")
-        return True
-
-
-def _is_current(window: int, current: int, seconds: int) -> bool:
-    """Return whether a window is the current one, or that of a host whose clock is ahead."""
-    return current <= window <= current + CLOCK_SKEW / seconds
+        number = self._store.increase(current, WINDOW + CLOCK_SKEW)
+        return None if number is None else sum(counted.get(key, 0) for key in earlier) + number <= budget

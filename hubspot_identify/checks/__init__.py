@@ -1,3 +1,3 @@
-"""System checks. Their IDs are stable, their hints say what to write, and none shows a secret."""
+"""System checks. Their IDs are stable, their hints say what to write, and no message contains a secret."""
 
 from . import deployment, settings  # noqa: F401 - importing registers them

@@ -1,4 +1,4 @@
-"""What the doctor learns by requesting the identity endpoint, through the site's own middleware."""
+"""The doctor's check of the identity endpoint, which it requests through the site's own middleware."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 from django.conf import settings
 from django.test import Client, override_settings
-from django.utils.translation import get_language, override
-from django.utils.translation import gettext as _
 
 from ..conf import Config
 from ..delivery import endpoint_url, is_inline, path_of
@@ -23,12 +21,12 @@ class _Response:
     """A response to the doctor's request.
 
     Attributes:
-        is_ours: whether it is the endpoint's, whatever its status.
-        status: its status, or 0 if the middleware could not even be loaded.
-        detail: the exception that was raised, or where the response redirects to.
+        from_endpoint: whether the endpoint sent it, with any status.
+        status: the HTTP status, or 0 if the middleware could not be loaded.
+        detail: the exception that was raised, or the target of a redirect.
     """
 
-    is_ours: bool
+    from_endpoint: bool
     status: int
     detail: str = ""
 
@@ -40,82 +38,79 @@ def check_endpoint(config: Config, host: str) -> Iterator[Finding]:
     """Request the endpoint as an anonymous visitor, and name the middleware that responds in its place.
 
     Args:
-        config: of the account.
-        host: to request; ``""`` for the first of ``ALLOWED_HOSTS``.
+        config: the settings of the account.
+        host: the host to request; ``""`` for the first of ``ALLOWED_HOSTS``.
     """
-    endpoint = endpoint_url(config)
-    if endpoint is None:
+    url = endpoint_url(config)
+    if url is None:
         return
-    path, host = path_of(endpoint), host or allowed_host()
-    with _quietly():
+    path, host = path_of(url), host or allowed_host()
+    with _without_logging():
         response = _request(path, host, settings.MIDDLEWARE)
-        culprit = None if response.is_ours else _culprit(path, host)
-    if response.is_ours and response.status < 300:
-        yield Finding("endpoint", OK, _("Anonymous visitors reach the endpoint {url}.").format(url=endpoint))
+        middleware = None if response.from_endpoint else _intercepting_middleware(path, host)
+    if response.from_endpoint and response.status < 300:
+        yield Finding("endpoint", OK, f"Anonymous visitors reach the endpoint {url}.")
         return
-    level = WARNING if is_inline(config, endpoint) else ERROR
-    if culprit is not None:
-        text = _("The middleware {middleware} responds in place of the endpoint {url} on the host {host} ({response}).")
-        hint = _("Let it pass requests for this path, also those of anonymous visitors.")
-    elif response.is_ours:
-        text = _("The endpoint {url} fails on the host {host} ({response}).")
-        hint = _("ENABLED and CHOOSE_ACCOUNT must work for anonymous visitors. The site's log has the error.")
+    if middleware is not None:
+        text = f"The middleware {middleware} responds in place of the endpoint {url} on the host {host} ({response})."
+        hint = "Let it pass requests for this path, including those of anonymous visitors."
+    elif response.from_endpoint:
+        text = f"The endpoint {url} fails on the host {host} ({response})."
+        hint = "Make ENABLED and CHOOSE_ACCOUNT work for anonymous visitors. The site's log contains the error."
     else:
-        text = _("Requests for {url} at {host} do not reach the endpoint, even without middleware ({response}).")
-        hint = _("Move the app's URLs to the top of the URLconf, or name another host with --host.")
-    text = text.format(middleware=culprit, url=endpoint, host=host, response=response)
-    yield Finding("endpoint", level, text, hint)
+        text = f"Requests for {url} on the host {host} do not reach the endpoint, even without middleware ({response})."
+        hint = "Move the app's URLs to the top of the URLconf, or choose another host with --host."
+    yield Finding("endpoint", WARNING if is_inline(config, url) else ERROR, text, hint)
 
 
 def allowed_host() -> str:
-    """Return a host of the site, by ``ALLOWED_HOSTS``, or ``localhost`` if that names none."""
+    """Return the first host in ``ALLOWED_HOSTS``, or ``localhost`` if it contains only wildcards."""
     names = (name.lstrip(".") for name in settings.ALLOWED_HOSTS if "*" not in name)
     host = next(names, "localhost")
     return f"www.{host}" if settings.PREPEND_WWW and not host.startswith("www.") else host
 
 
-def _culprit(path: str, host: str) -> str | None:
-    """Return the middleware after which requests no longer reach the endpoint, or ``None`` if they never do.
+def _intercepting_middleware(path: str, host: str) -> str | None:
+    """Return the middleware that prevents requests from reaching the endpoint, or ``None`` if it is another cause.
 
-    It follows the longest part of ``MIDDLEWARE`` that works. A shorter part may fail only because it is incomplete.
+    The search removes middleware from the end, because a shorter list may fail only for lack of what it depends on.
     """
     middleware = list(settings.MIDDLEWARE)
     for length in reversed(range(len(middleware))):
-        if _request(path, host, middleware[:length]).is_ours:
+        if _request(path, host, middleware[:length]).from_endpoint:
             return str(middleware[length])
     return None
 
 
 def _request(path: str, host: str, middleware: list[str]) -> _Response:
-    """Request a path as an anonymous visitor's browser does, through this middleware and as in production."""
+    """Request a path like the browser of an anonymous visitor, through this middleware and without ``DEBUG``."""
     headers = {"Host": host, "X-HubSpot-Identify": "1", "Accept": "*/*"}
     hosts = settings.ALLOWED_HOSTS or ([host] if settings.DEBUG else [])
     try:
         with override_settings(MIDDLEWARE=middleware, DEBUG=False, ALLOWED_HOSTS=hosts):
             response = Client(raise_request_exception=False).get(path, secure=True, headers=headers)
-    except Exception as error:  # noqa: BLE001 - it is the site's middleware
+    except Exception as error:  # noqa: BLE001 - the site's middleware may raise anything
         return _Response(False, 0, type(error).__name__)
     raised = getattr(response, "exc_info", None)
     detail = raised[0].__name__ if raised else response.headers.get("Location", "")
-    return _Response(_is_ours(getattr(response, "content", b"")), response.status_code, detail)
+    return _Response(_is_from_endpoint(getattr(response, "content", b"")), response.status_code, detail)
 
 
-def _is_ours(content: bytes) -> bool:
-    """Return whether content is the endpoint's JSON, which the endpoint also sends if it fails."""
+def _is_from_endpoint(content: bytes) -> bool:
+    """Return whether content is the endpoint's JSON, which the endpoint sends even if it fails."""
     try:
-        said = json.loads(content)
+        data = json.loads(content)
     except ValueError:
         return False
-    return isinstance(said, dict) and "subject" in said
+    return isinstance(data, dict) and "subject" in data
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Log and e-mail none of the responses, and restore the language, which a middleware may change."""
+def _without_logging() -> Iterator[None]:
+    """Disable logging, because the search for the middleware would fill the site's log and send mail to its admins."""
     level = logging.root.manager.disable
     logging.disable()
     try:
-        with override(get_language()):
-            yield
+        yield
     finally:
         logging.disable(level)

@@ -1,4 +1,4 @@
-"""What the doctor says of one thing."""
+"""The result of one check by the doctor."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ GUIDE = "https://developers.hubspot.com/docs/api-reference/conversations-visitor
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that the doctor looked at.
+    """The result of one check.
 
     Attributes:
-        topic: what was looked at; stable, for scripts.
+        topic: what was checked; stable, for scripts.
         level: ``ok``, ``note``, ``warning`` or ``error``.
-        text: what was found.
+        text: what the check found.
         hint: what to do about it.
-        link: where to do it.
-        seconds: how long it took, where that says something.
-        correlation_id: what HubSpot's support asks for.
+        link: the page where to do it.
+        seconds: the duration of the check, if it is informative.
+        correlation_id: the ID that HubSpot's support asks for.
     """
 
     topic: str

@@ -1,4 +1,4 @@
-"""What the doctor learns by calling: the chat's script, and one token of HubSpot's."""
+"""The doctor's checks that use the network: the chat's script, and one token from HubSpot."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ import email.utils
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import requests
-from django.utils.translation import gettext as _
 
 from .._hubspot.client import CONNECT_TIMEOUT, READ_TIMEOUT, TokenClient
-from .._hubspot.responses import identifier, personal_data
 from .._tokens.entries import CLOCK_SKEW
-from ..conf import Config
+from ..conf import Config, is_loopback
 from ..exceptions import APIError, CredentialError, HubSpotIdentifyError, TransportError
-from ..validation import is_loopback
 from ..visitors import Visitor
 from .findings import ERROR, GUIDE, NOTE, OK, WARNING, Finding
 
@@ -30,203 +27,178 @@ HOSTING = (
 )
 
 Result = TypeVar("Result")
-#: Called again and again while something is waited for: what, and since how many seconds.
-Progress = Callable[[str, float], None]
+#: Called repeatedly during a network call, with a description of the call and the seconds since its start.
+ShowProgress = Callable[[str, float], None]
 
 
-def check_loader(config: Config, progress: Progress) -> Iterator[Finding]:
-    """Whether the chat's script is where browsers will fetch it."""
-    loader = config.loader
-    if loader is None:
-        yield Finding("loader", NOTE, _("PORTAL_ID is not set: the pages must have HubSpot's embed code themselves."))
+def check_loader(config: Config, show_progress: ShowProgress) -> Iterator[Finding]:
+    """Check that the chat's script exists at the address from which browsers will load it."""
+    url = config.loader
+    if url is None:
+        yield Finding("loader", NOTE, "PORTAL_ID is not set, so the pages must contain HubSpot's embed code.")
         return
-    if not urlsplit(loader).scheme:
-        yield Finding("loader", NOTE, _("The chat's script comes from the site itself: {url}").format(url=loader))
+    if not urlsplit(url).scheme:
+        yield Finding("loader", NOTE, f"The site itself serves the chat's script: {url}")
         return
     started = time.perf_counter()
-    proxies = {"http": "", "https": ""} if is_loopback(urlsplit(loader).hostname or "") else {}
+    proxies = {"http": "", "https": ""} if is_loopback(urlsplit(url).hostname or "") else {}
     timeouts = (CONNECT_TIMEOUT, READ_TIMEOUT)
     try:
-        status = in_background(
-            lambda: requests.get(loader, timeout=timeouts, stream=True, proxies=proxies).status_code,
+        status = run_with_deadline(
+            lambda: requests.get(url, timeout=timeouts, stream=True, proxies=proxies).status_code,
             CONNECT_TIMEOUT + READ_TIMEOUT,
-            lambda seconds: progress(_("Fetching the chat's script"), seconds),
+            lambda seconds: show_progress("Fetching the chat's script", seconds),
         )
     except (requests.RequestException, TimeoutError):
-        text = _("The chat's script can't be fetched from here: {url}").format(url=loader)
-        hint = _("Browsers may be able to all the same: open the address in one.")
-        yield Finding("loader", WARNING, text, hint)
+        text = f"The chat's script cannot be fetched from this machine: {url}"
+        yield Finding("loader", WARNING, text, "Open the address in a browser, where it may work.")
         return
-    seconds = time.perf_counter() - started
     if status == 200:
-        yield Finding("loader", OK, _("The chat's script is there: {url}").format(url=loader), seconds=seconds)
+        yield Finding("loader", OK, f"The chat's script exists: {url}", seconds=time.perf_counter() - started)
         return
-    text = _("There is no chat's script, but a status {status}: {url}").format(status=status, url=loader)
-    hint = _("Compare PORTAL_ID and REGION with the embed code that HubSpot shows for your account.")
-    yield Finding("loader", ERROR, text, hint, f"{app_url(config)}/settings/{config.portal_id or ''}".rstrip("/"))
+    text = f"The request for the chat's script returned HTTP {status}: {url}"
+    hint = "Compare PORTAL_ID and REGION with the embed code that HubSpot shows for your account."
+    yield Finding("loader", ERROR, text, hint, app_url(config, "settings"))
 
 
-class _AttentiveClient(TokenClient):
-    """Keeps what only the headers of an answer say: HubSpot's clock, and the correlation id of a success."""
-
-    date = ""
-    correlation_id = ""
-
-    def _post(self, visitor: Visitor, config: Config, key: str) -> Any:
-        outcome = super()._post(visitor, config, key)
-        headers: Mapping[str, str] = getattr(outcome, "headers", {})
-        self.date = headers.get("Date", "")
-        self.correlation_id = identifier(headers.get("X-HubSpot-Correlation-Id"), (key, *personal_data(visitor)))
-        return outcome
-
-
-def ask_hubspot(visitor: Visitor, config: Config, progress: Progress) -> Iterator[Finding]:
-    """Have one token made, and say how it went."""
-    client = _AttentiveClient()
+def check_token(visitor: Visitor, config: Config, show_progress: ShowProgress) -> Iterator[Finding]:
+    """Request a token, and compare this machine's clock with HubSpot's."""
+    client = TokenClient()
     started = time.perf_counter()
     try:
-        in_background(
+        run_with_deadline(
             lambda: client.create_token(visitor, config),
             config.timeout,
-            lambda seconds: progress(_("Asking HubSpot for a token"), seconds),
+            lambda seconds: show_progress("Requesting a token from HubSpot", seconds),
         )
     except TimeoutError:
         client.abort()
-        late = TransportError(f"HubSpot did not answer within {config.timeout:g} s.")
-        yield _explained(late, config, time.perf_counter() - started)
+        error = TransportError(f"HubSpot did not respond within {config.timeout:g} s.")
+        yield _failed_token(error, config, time.perf_counter() - started)
         return
     except HubSpotIdentifyError as error:
-        yield _explained(error, config, time.perf_counter() - started)
+        yield _failed_token(error, config, time.perf_counter() - started)
     else:
         seconds = time.perf_counter() - started
-        text = _("HubSpot made a token, on a thread behind the command.")
-        yield Finding("token", OK, text, seconds=seconds, correlation_id=client.correlation_id)
-    yield from _look_at_clock(client.date)
+        correlation_id = client.response.correlation_id
+        yield Finding("token", OK, "HubSpot created a token.", seconds=seconds, correlation_id=correlation_id)
+    yield from _check_clock(client.response.headers.get("Date", ""))
 
 
-def _look_at_clock(text: str) -> Iterator[Finding]:
+def _check_clock(date: str) -> Iterator[Finding]:
     try:
-        difference = time.time() - email.utils.parsedate_to_datetime(text).timestamp()
+        difference = abs(time.time() - email.utils.parsedate_to_datetime(date).timestamp())
     except (ValueError, TypeError, IndexError, OverflowError):
         return
-    if abs(difference) > CLOCK_SKEW:
-        yield Finding(
-            "clock",
-            WARNING,
-            _("The clock here and HubSpot's are {seconds} s apart.").format(seconds=f"{abs(difference):.0f}"),
-            _("Set the clock by NTP: tokens are renewed by it."),
-        )
+    if difference > CLOCK_SKEW:
+        text = f"The clock of this machine and that of HubSpot differ by {difference:.0f} s."
+        hint = "Synchronise this machine's clock with NTP, because tokens are refreshed by it."
+        yield Finding("clock", WARNING, text, hint)
 
 
-def _explained(error: HubSpotIdentifyError, config: Config, seconds: float) -> Finding:
+def _failed_token(error: HubSpotIdentifyError, config: Config, seconds: float) -> Finding:
     hint, link = _advice(error, config)
     text = str(error) if str(error).endswith(".") else f"{error}."
     if isinstance(error, APIError):
         if error.hubspot_message:
-            text += " " + _("HubSpot says: {message}").format(message=error.hubspot_message)
+            text += f" HubSpot's message: {error.hubspot_message}"
         return Finding("token", ERROR, text, hint, link, seconds, error.correlation_id)
     return Finding("token", ERROR, text, hint, link, seconds)
 
 
 def _advice(error: HubSpotIdentifyError, config: Config) -> tuple[str, str]:
-    """What to do about an error, and where."""
+    """Return what to do about an error, and a link."""
     if isinstance(error, CredentialError):
-        return _("Call the callable in API_KEY in a shell, and mend it."), ""
+        return "Call the callable in API_KEY in a shell, and fix it.", ""
     if isinstance(error, TransportError):
-        return _reach(config)
-    if not isinstance(error, APIError):
-        return _("Look at BASE_URL and TOKEN_PATH, and at proxies on the way."), GUIDE
-    keys = f"{app_url(config)}/private-apps/{config.portal_id or ''}".rstrip("/")
-    match error.status:
-        case 401:
-            return _("Copy the access token of the private app, or a new service key, into API_KEY."), keys
-        case 403 if error.context.get("missingScopes"):
-            return _(
-                "Give the private app or service key the scope {scope}. Its access token may change with that."
-            ).format(scope=", ".join(error.context["missingScopes"])), keys
-        case 403:
-            billing = f"{app_url(config)}/account-and-billing/{config.portal_id or ''}".rstrip("/")
-            return _(
-                "Look whether the key has the scope conversations.visitor_identification.tokens.create, and the "
-                "account a Professional or Enterprise plan of any Hub."
-            ), billing
-        case 429 if error.policy == "DAILY":
-            return _("The account's calls of this day are used up: find out which integration makes so many."), USAGE
-        case 429:
-            return _("Others use the same key, or RATE_LIMIT is too high: have a key for this site alone."), USAGE
-        case 477:
-            return _(
-                "Wait: HubSpot moves the account, which may take a day. Then look whether REGION changed."
-            ), HOSTING
-        case 423:
-            return _("Wait some seconds, and call the doctor again."), STATUS
-        case status if status >= 500:
-            return _("Wait: HubSpot is in trouble. The site goes on without."), STATUS
-    return _("Look at BASE_URL and TOKEN_PATH, and at proxies on the way."), GUIDE
+        return _connection_advice(config)
+    match error:
+        case APIError(status=401):
+            hint = "Copy the access token of the private app, or a new service key, into API_KEY."
+            return hint, app_url(config, "private-apps")
+        case APIError(status=403, context={"missingScopes": scopes}):
+            hint = f"Add the scope {', '.join(scopes)} to the private app or service key. This may change its token."
+            return hint, app_url(config, "private-apps")
+        case APIError(status=403):
+            hint = (
+                "Check that the key has the scope conversations.visitor_identification.tokens.create, and that the "
+                "account has a Professional or Enterprise plan of any Hub."
+            )
+            return hint, app_url(config, "account-and-billing")
+        case APIError(status=429, policy="DAILY"):
+            return "The account has used up its calls for today. Find out which integration makes so many.", USAGE
+        case APIError(status=429):
+            return "Use a key that only this site uses, or reduce RATE_LIMIT.", USAGE
+        case APIError(status=477):
+            hint = "HubSpot is moving the account, which may take a day. Wait, then check whether REGION has changed."
+            return hint, HOSTING
+        case APIError(status=423):
+            return "Wait a few seconds, and run the doctor again.", STATUS
+        case APIError(status=status) if status >= 500:
+            return "Wait until HubSpot works again. Until then, the site works without identified visitors.", STATUS
+    return "Check BASE_URL and TOKEN_PATH, and any proxy between this machine and HubSpot.", GUIDE
 
 
-def _reach(config: Config) -> tuple[str, str]:
-    """How far one gets towards the API, in words, and where to look on."""
+def _connection_advice(config: Config) -> tuple[str, str]:
+    """Find out at which step a connection to the API fails, and return what to do about it, and a link."""
     parts = urlsplit(config.base_url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     proxies = {} if is_loopback(host) else requests.utils.get_environ_proxies(config.base_url)
     proxy = requests.utils.select_proxy(config.base_url, proxies)
     if proxy:
-        host = urlsplit(proxy).hostname or ""  # the rest may hold a password
-        return _("The environment sends the call through the proxy {host}: look there.").format(host=host), ""
+        proxy_host = urlsplit(proxy).hostname  # the rest may contain a password
+        return f"The environment directs calls to HubSpot to the proxy {proxy_host}. Check the proxy.", ""
     try:
-        addresses = in_background(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), CONNECT_TIMEOUT)
+        addresses = run_with_deadline(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), CONNECT_TIMEOUT)
     except (OSError, TimeoutError):
-        return _("{host} can't be resolved: look at the DNS of this machine.").format(host=host), ""
+        return f"The host name {host} cannot be resolved. Check the DNS settings of this machine.", ""
     family, kind, protocol, _name, address = addresses[0]
     try:
         with socket.socket(family, kind, protocol) as sock:
             sock.settimeout(CONNECT_TIMEOUT)
             sock.connect(address)
     except OSError:
-        text = _("{host}, port {port}, takes no connection: look whether a firewall lets this machine call it.")
-        return text.format(host=host, port=port), ""
-    text = _("{host}, port {port}, takes connections, so HubSpot or something on the way is slow or in trouble.")
-    return text.format(host=host, port=port), STATUS
+        return f"Port {port} of {host} accepts no connection. Check whether a firewall blocks it.", ""
+    return f"Port {port} of {host} accepts connections, so HubSpot or the network is slow or fails. Try again.", STATUS
 
 
-def app_url(config: Config) -> str:
-    """Where people of the account go about it."""
+def app_url(config: Config, page: str) -> str:
+    """Return the address of a page in HubSpot's web app, for the account if its ``PORTAL_ID`` is set."""
     infix = "" if config.region == "na1" else f"-{config.region}"
-    return f"https://app{infix}.hubspot.com"
+    return f"https://app{infix}.hubspot.com/{page}/{config.portal_id or ''}".rstrip("/")
 
 
-def in_background(
-    work: Callable[[], Result], seconds: float, tick: Callable[[float], None] = lambda seconds: None
+def run_with_deadline(
+    function: Callable[[], Result], seconds: float, on_tick: Callable[[float], None] = lambda seconds: None
 ) -> Result:
-    """Do something on a daemon thread, since timeouts of HTTP libraries can be held open.
+    """Call a function on a daemon thread, because a slow server can exceed the timeouts of HTTP libraries.
 
     Args:
-        work: what to do.
-        seconds: to wait for it.
-        tick: called every 0.1 s with the seconds gone by.
+        function: the function to call.
+        seconds: for which to wait for it.
+        on_tick: called every 0.1 s with the seconds since the start.
 
     Raises:
-        TimeoutError: it took longer, and was left alone.
+        TimeoutError: the deadline passed. The thread was abandoned.
     """
-    outcome: list[Result] = []
-    failure: list[BaseException] = []
+    results: list[Result] = []
+    errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            outcome.append(work())
+            results.append(function())
         except BaseException as error:  # noqa: BLE001 - raised again below
-            failure.append(error)
+            errors.append(error)
 
     started = time.monotonic()
     thread = threading.Thread(target=run, name="hubspot-doctor", daemon=True)
-    tick(0.0)
+    on_tick(0.0)
     thread.start()
     while thread.is_alive() and (remaining := started + seconds - time.monotonic()) > 0:
         thread.join(min(0.1, remaining))
-        tick(time.monotonic() - started)
-    if failure:
-        raise failure[0]
-    if not outcome:
+        on_tick(time.monotonic() - started)
+    if errors:
+        raise errors[0]
+    if not results:
         raise TimeoutError
-    return outcome[0]
+    return results[0]

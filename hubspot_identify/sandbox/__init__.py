@@ -1,5 +1,5 @@
-"""A stand-in for HubSpot, for development: token API, chat widget and the support agent's inbox.
+"""A simulated HubSpot for development: token API, chat widget and the support agent's inbox.
 
-The README's "Trying it without HubSpot" says how to have it in a site. Everything it knows is kept in one process's
-memory, and all its views are 404 unless ``DEBUG`` is on.
+The README describes how to add it to a site. Its state is in the memory of one process. All of its views return 404
+unless ``DEBUG`` is set.
 """

@@ -5,7 +5,7 @@ from django.utils.translation import gettext_lazy as _
 
 
 class HubSpotIdentifySandboxConfig(AppConfig):
-    """The stand-in HubSpot: no models; for development only, and ``check --deploy`` says so."""
+    """The simulated HubSpot. It has no models, and ``check --deploy`` reports it, because it is for development."""
 
     name = "hubspot_identify.sandbox"
     label = "hubspot_identify_sandbox"

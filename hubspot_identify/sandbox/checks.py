@@ -7,11 +7,11 @@ from django.core.checks import Error, Tags, register
 
 @register(Tags.security, deploy=True)
 def not_for_production(**kwargs: Any) -> list[Error]:
-    """The sandbox hands out identities to whoever asks: ``check --deploy`` refuses it."""
+    """Report the installed sandbox, because it issues tokens for any address to anyone."""
     return [
         Error(
-            "The sandbox is installed: a stand-in for HubSpot that is for development only.",
-            hint='Take "hubspot_identify.sandbox" out of INSTALLED_APPS and its URLs out of the URLconf.',
+            "The HubSpot sandbox is installed, which is for development only.",
+            hint='Remove "hubspot_identify.sandbox" from INSTALLED_APPS, and its URLs from the URLconf.',
             id="hubspot_identify_sandbox.E001",
         )
     ]

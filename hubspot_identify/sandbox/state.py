@@ -1,6 +1,6 @@
-"""What the stand-in HubSpot knows: its mood, the tokens it gave out, its contacts and their chats.
+"""The state of the simulated HubSpot: its scenario, the issued tokens, the contacts and their conversations.
 
-One object, :data:`sandbox`, in one process's memory; every method may be called from any thread.
+It is one object, :data:`sandbox`, in the memory of one process. All of its methods are thread-safe.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ MAX_CONTACTS = 1000
 MAX_THREADS = 1000
 MAX_MESSAGES = 200
 MAX_TEXT = 2000
-"""Limits of what is kept. Beyond the limits the oldest is dropped; a text is cut after MAX_TEXT characters."""
+"""Limits of the memory. Beyond them, the oldest item is removed. A text is truncated to MAX_TEXT characters."""
 
 
-class Mood(StrEnum):
-    """How the token API is doing."""
+class Scenario(StrEnum):
+    """How the simulated token API behaves."""
 
     HEALTHY = "healthy"
     SLOW = "slow"
@@ -48,7 +48,7 @@ class Mood(StrEnum):
 
 @dataclass(slots=True)
 class Contact:
-    """A person HubSpot knows."""
+    """A contact in HubSpot."""
 
     email: str
     first_name: str = ""
@@ -56,13 +56,13 @@ class Contact:
 
     @property
     def name(self) -> str:
-        """First and last name, or the address where there is neither."""
+        """Return the first and last name, or the address if both are empty."""
         return f"{self.first_name} {self.last_name}".strip() or self.email
 
 
 @dataclass(frozen=True, slots=True)
 class IssuedToken:
-    """What was asked for when a token was made."""
+    """The visitor that a token was issued for."""
 
     email: str
     first_name: str
@@ -72,29 +72,29 @@ class IssuedToken:
 
 @dataclass(slots=True)
 class Thread:
-    """One conversation: of a contact, or of whoever holds the browser's ``messagesUtk`` cookie."""
+    """One conversation: of a contact, or of a browser with its ``messagesUtk`` cookie."""
 
     id: int
     utk: str
     contact: Contact | None = None
     claimed: str = ""
-    """An address that came with a token nobody issued for it; shown to the agent as not verified."""
+    """An address without a valid token; shown to the agent as not verified."""
     page: str = ""
     messages: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of the token API, for tests to count."""
+    """One call of the token API, recorded for tests."""
 
     path: str
     email: str
     status: int | None
-    """``None`` where the caller got no answer."""
+    """``None`` if the caller got no response."""
 
 
 class Sandbox:
-    """The stand-in's memory. ``clock`` returns seconds since the epoch."""
+    """The state of the simulated HubSpot. ``clock`` returns seconds since the epoch."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -102,12 +102,12 @@ class Sandbox:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything and be healthy."""
+        """Delete everything, and return to the scenario ``healthy``."""
         with self._changed:
             self.slow_seconds = 3.0
             self.hung_seconds = 60.0
             self.calls: deque[Call] = deque(maxlen=10_000)
-            self._mood = Mood.HEALTHY
+            self._scenario = Scenario.HEALTHY
             self._tokens: dict[str, IssuedToken] = {}
             self._contacts: dict[str, Contact] = {}
             self._threads: deque[Thread] = deque(maxlen=MAX_THREADS)
@@ -115,32 +115,32 @@ class Sandbox:
             self._windows: dict[str, deque[float]] = {}
             self._changed.notify_all()
 
-    # -- the mood
+    # -- the scenario
 
     @property
-    def mood(self) -> Mood:
-        """How the token API is doing now."""
-        return self._mood
+    def scenario(self) -> Scenario:
+        """Return the current scenario of the token API."""
+        return self._scenario
 
-    def set_mood(self, mood: Mood | str) -> None:
-        """Switch to another mood; calls that hang in the former one end at once."""
+    def set_scenario(self, scenario: Scenario | str) -> None:
+        """Switch to another scenario. Calls that wait because of the previous one end at once."""
         with self._changed:
-            self._mood = Mood(mood)
+            self._scenario = Scenario(scenario)
             self._changed.notify_all()
 
-    def linger(self, mood: Mood, seconds: float) -> None:
-        """Wait so long, or until the mood is another one."""
+    def wait_while(self, scenario: Scenario, seconds: float) -> None:
+        """Wait for some seconds, or until the scenario changes."""
         with self._changed:
-            self._changed.wait_for(lambda: self._mood is not mood, timeout=seconds)
+            self._changed.wait_for(lambda: self._scenario is not scenario, timeout=seconds)
 
     # -- the token API
 
     def record(self, path: str, email: str, status: int | None) -> None:
-        """Note one call of the token API."""
+        """Record one call of the token API."""
         self.calls.append(Call(path, email[:MAX_TEXT], status))
 
     def remaining(self, credential: str) -> int | None:
-        """Count a call against the rolling limit; calls still allowed, or ``None`` if this one is not."""
+        """Count a call. Return how many more the rate limit allows, or ``None`` if it forbids this one."""
         now = self._clock()
         with self._changed:
             self._windows = {key: times for key, times in self._windows.items() if times[-1] > now - RATE_WINDOW}
@@ -153,33 +153,31 @@ class Sandbox:
             return RATE_LIMIT - len(window)
 
     def issue(self, email: str, first_name: str = "", last_name: str = "") -> str:
-        """Make a token for an address: another one each time, good for twelve hours."""
+        """Issue a new token for an address, which is valid for twelve hours."""
         now = self._clock()
-        # Every character a token may have, so that whoever encodes or cuts it is found out.
+        # The token contains every special character that tokens may contain, so that an encoded token is noticed.
         token = f"sandbox.{secrets.token_urlsafe(48)}/~{secrets.token_hex(4)}=="
         with self._changed:
-            self._tokens = {text: made for text, made in self._tokens.items() if made.expires_at > now}
+            self._tokens = {text: issued for text, issued in self._tokens.items() if issued.expires_at > now}
             self._tokens[token] = IssuedToken(email, first_name[:MAX_TEXT], last_name[:MAX_TEXT], now + TOKEN_LIFETIME)
             _drop_oldest(self._tokens, MAX_TOKENS)
         return token
 
     # -- the chat
 
-    def believe(self, email: str, token: str) -> Contact | None:
-        """Who a chat belongs to: a contact if the token was issued for this address and still lives."""
+    def contact_for(self, email: str, token: str) -> Contact | None:
+        """Return the contact with an address, or ``None`` without a valid token that was issued for this address."""
         with self._changed:
-            made = self._tokens.get(token)
-            if not made or made.expires_at <= self._clock() or made.email.lower() != email.lower():
+            issued = self._tokens.get(token)
+            if not issued or issued.expires_at <= self._clock() or issued.email.lower() != email.lower():
                 return None
-            known = self._contacts.get(made.email.lower())
-            if known:
-                return known
-            return Contact(made.email, made.first_name, made.last_name)
+            contact = self._contacts.get(issued.email.lower())
+            return contact or Contact(issued.email, issued.first_name, issued.last_name)
 
     def thread(self, email: str, token: str, utk: str) -> Thread | None:
-        """The conversation of this visitor so far: a contact's own, else the browser's."""
+        """Return the latest conversation of a visitor: that of the contact, or else that of the browser."""
         with self._changed:
-            contact = self.believe(email, token)
+            contact = self.contact_for(email, token)
             for thread in reversed(self._threads):
                 if contact:
                     if thread.contact and thread.contact.email.lower() == contact.email.lower():
@@ -188,22 +186,22 @@ class Sandbox:
                     return thread
             return None
 
-    def adopt(self, email: str, token: str, utk: str) -> None:
-        """Give the browser's anonymous conversation to the contact it turned out to be."""
+    def link_to_contact(self, email: str, token: str, utk: str) -> None:
+        """Link the anonymous conversations of a browser to the contact that its visitor was identified as."""
         with self._changed:
-            contact = self.believe(email, token)
+            contact = self.contact_for(email, token)
             for thread in self._threads:
                 if contact and utk and thread.utk == utk and thread.contact is None:
-                    thread.contact = self._remember(email, token)
+                    thread.contact = self._save_contact(email, token)
 
-    def say(self, text: str, *, email: str = "", token: str = "", utk: str = "", page: str = "") -> Thread:
-        """Add a visitor's message to their conversation, starting one where there is none."""
+    def add_message(self, text: str, *, email: str = "", token: str = "", utk: str = "", page: str = "") -> Thread:
+        """Add a message of a visitor to the visitor's conversation, or to a new one."""
         with self._changed:
             thread = self.thread(email, token, utk)
             if thread is None:
                 thread = Thread(id=next(self._thread_ids), utk=utk[:MAX_TEXT])
                 self._threads.append(thread)
-            if contact := self._remember(email, token):
+            if contact := self._save_contact(email, token):
                 thread.contact = contact
             elif email:
                 thread.claimed = email[:MAX_TEXT]
@@ -212,19 +210,19 @@ class Sandbox:
             del thread.messages[:-MAX_MESSAGES]
             return thread
 
-    def _remember(self, email: str, token: str) -> Contact | None:
-        """Keep a believed visitor as a contact; names are only written where there were none."""
-        contact = self.believe(email, token)
-        made = self._tokens.get(token)
-        if contact and made:
-            contact.first_name = contact.first_name or made.first_name
-            contact.last_name = contact.last_name or made.last_name
+    def _save_contact(self, email: str, token: str) -> Contact | None:
+        """Save an identified visitor as a contact. The token's names do not replace existing ones."""
+        contact = self.contact_for(email, token)
+        if contact:
+            issued = self._tokens[token]
+            contact.first_name = contact.first_name or issued.first_name
+            contact.last_name = contact.last_name or issued.last_name
             self._contacts[contact.email.lower()] = contact
             _drop_oldest(self._contacts, MAX_CONTACTS)
         return contact
 
     def threads(self) -> list[Thread]:
-        """All conversations, newest first."""
+        """Return all conversations, the newest first."""
         with self._changed:
             return list(reversed(self._threads))
 

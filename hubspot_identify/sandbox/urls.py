@@ -19,5 +19,5 @@ urlpatterns = [
     path("files/inbox.css", views.file, {"name": "inbox.css"}),
     path("inbox/", views.inbox, name="inbox"),
     path("inbox.json", views.inbox_json, name="inbox-json"),
-    path("mood/", views.mood, name="mood"),
+    path("scenario/", views.scenario, name="scenario"),
 ]

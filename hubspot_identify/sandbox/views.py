@@ -1,4 +1,4 @@
-"""The stand-in's pages and scripts: loader, chat, inbox, and the switch for its mood."""
+"""The views of the sandbox: loader, chat, inbox, and the switch between scenarios."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from . import api
-from .state import Mood, Thread, sandbox
+from .state import Scenario, Thread, sandbox
 
 FILES = Path(__file__).parent / "files"
 TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
 
 
 def development_only(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponseBase]:
-    """Return a view of the sandbox: 404 unless ``DEBUG``, 403 for a ``POST`` of a page of another site.
+    """Make a view respond with 404 unless ``DEBUG`` is set, and with 403 to a ``POST`` from a page of another site.
 
-    The token API is called by programs, which have no CSRF cookie. Browsers name the origin of every ``POST``.
+    CSRF tokens are not required, because programs call the token API. Browsers send the origin with every ``POST``.
     """
 
     @wraps(view)
@@ -45,7 +45,7 @@ def development_only(view: Callable[..., HttpResponse]) -> Callable[..., HttpRes
 
 @development_only
 def create_token(request: HttpRequest) -> HttpResponse:
-    """The token API; see ``api``."""
+    """Simulate the token API; see :mod:`.api`."""
     return api.create_token(request)
 
 
@@ -53,7 +53,7 @@ def create_token(request: HttpRequest) -> HttpResponse:
 @require_GET
 @xframe_options_sameorigin
 def file(request: HttpRequest, name: str, portal: str = "") -> HttpResponse:
-    """One of the stand-in's own files. They need neither static files nor templates of the site."""
+    """Serve one of the sandbox's files, which do not depend on the site's static files and templates."""
     path = FILES / name
     return HttpResponse(path.read_bytes(), content_type=f"{TYPES[path.suffix]}; charset=utf-8")
 
@@ -61,35 +61,35 @@ def file(request: HttpRequest, name: str, portal: str = "") -> HttpResponse:
 @development_only
 @require_GET
 def livechat(request: HttpRequest, portal: str) -> HttpResponse:
-    """What the widget asks before it draws: who is this? E-mail and token come in the URL."""
+    """Tell the widget whether the visitor is a contact, before it shows the chat. E-mail and token are in the URL."""
     email, token = request.GET.get("email", ""), request.GET.get("identificationToken", "")
     if "setIdentification" in request.GET:
-        sandbox.adopt(email, token, request.GET.get("messagesUtk", ""))
-    return JsonResponse({"known": sandbox.believe(email, token) is not None})
+        sandbox.link_to_contact(email, token, request.GET.get("messagesUtk", ""))
+    return JsonResponse({"known": sandbox.contact_for(email, token) is not None})
 
 
 @development_only
 @require_POST
 def thread(request: HttpRequest, portal: str) -> HttpResponse:
-    """What the chat's iframe asks: the conversation so far, after adding ``text`` where there is one."""
-    asked = json.loads(request.body)
-    who = {name: str(asked.get(name) or "") for name in ("email", "token", "utk")}
-    contact = sandbox.believe(who["email"], who["token"])
-    before = sandbox.thread(**who)
-    text = str(asked.get("text") or "").strip()
-    now = sandbox.say(text, **who, page=str(asked.get("page") or "")) if text else before
+    """Return the conversation to the chat's iframe, after adding the message ``text``, if there is one."""
+    data = json.loads(request.body)
+    visitor = {name: str(data.get(name) or "") for name in ("email", "token", "utk")}
+    contact = sandbox.contact_for(visitor["email"], visitor["token"])
+    before = sandbox.thread(**visitor)
+    text = str(data.get("text") or "").strip()
+    after = sandbox.add_message(text, **visitor, page=str(data.get("page") or "")) if text else before
     return JsonResponse(
         {
             "contact": {"email": contact.email, "name": contact.name} if contact else None,
-            "started": before is None and now is not None,
-            "thread": now.id if now else None,
-            "messages": list(now.messages) if now else [],
+            "started": before is None and after is not None,
+            "thread": after.id if after else None,
+            "messages": list(after.messages) if after else [],
         }
     )
 
 
 def thread_as_json(thread: Thread) -> dict[str, Any]:
-    """One conversation as the support agent sees it."""
+    """Return what the support agent sees of a conversation."""
     contact = thread.contact
     return {
         "id": thread.id,
@@ -105,7 +105,7 @@ def thread_as_json(thread: Thread) -> dict[str, Any]:
 @development_only
 @require_GET
 def inbox_json(request: HttpRequest) -> HttpResponse:
-    """The inbox for programs."""
+    """Return the inbox as JSON, for programs."""
     return JsonResponse({"threads": [thread_as_json(each) for each in sandbox.threads()]})
 
 
@@ -117,19 +117,21 @@ def engine() -> Engine:
 @development_only
 @require_GET
 def inbox(request: HttpRequest) -> HttpResponse:
-    """The support agent's inbox: known contacts, and unknown visitors."""
+    """Show the support agent's inbox: the conversations of contacts and unknown visitors."""
     threads = [thread_as_json(each) for each in sandbox.threads()]
-    context = Context({"threads": threads, "mood": sandbox.mood.value})
+    context = Context({"threads": threads, "scenario": sandbox.scenario.value})
     return HttpResponse(engine().get_template("inbox.html").render(context))
 
 
 @development_only
 @require_http_methods(["GET", "POST"])
-def mood(request: HttpRequest) -> HttpResponse:
-    """``POST mood=…`` switches the token API's mood, ``GET`` says it."""
+def scenario(request: HttpRequest) -> HttpResponse:
+    """Return the scenario of the token API and those available, after switching to that of a ``POST scenario=…``."""
+    status = 200
     if request.method == "POST":
-        wanted = request.POST.get("mood", "")
-        if wanted not in set(Mood):
-            return JsonResponse({"mood": sandbox.mood, "moods": list(Mood)}, status=400)
-        sandbox.set_mood(wanted)
-    return JsonResponse({"mood": sandbox.mood, "moods": list(Mood)})
+        name = request.POST.get("scenario", "")
+        if name in set(Scenario):
+            sandbox.set_scenario(name)
+        else:
+            status = 400
+    return JsonResponse({"scenario": sandbox.scenario, "scenarios": list(Scenario)}, status=status)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, cast
 from django import template
 
 from .._fragment_caches import stores_output
-from ..widget import given, render_script
+from ..widget import none_if_empty, render_script
 
 if TYPE_CHECKING:
     from django.template.base import Node, Parser, Token
     from django.template.context import Context
     from django.utils.safestring import SafeString
 
-    from ..services import Identification
+    from ..identification import Identification
 
 register = template.Library()
 
@@ -27,17 +27,17 @@ def hubspot_identify(
     account: str | None = None,
     identity: Identification | None = None,
 ) -> SafeString:
-    """The chat's script element, for the end of the base template's body.
+    """Render the chat's script element, at the end of the base template's body.
 
     ::
 
         {% load hubspot_identify %}
         {% hubspot_identify %}
         {% hubspot_identify account="eu" %}
-        {% hubspot_identify identity=identity %}   {# in an asynchronous view, inline: await aidentify(request) #}
+        {% hubspot_identify identity=identity %}   {# inline, in an asynchronous view: await aidentify(request) #}
     """
     request = getattr(context, "request", None) or context.get("request")
-    if given(nonce) is None:
+    if none_if_empty(nonce) is None:
         nonce = context.get("csp_nonce")
     return render_script(request, nonce=nonce, account=account, identity=identity)
 
@@ -46,18 +46,13 @@ _compile = register.tags["hubspot_identify"]
 
 
 @register.tag(name="hubspot_identify")
-def _compile_where_output_is_not_kept(parser: Parser, token: Token) -> Node:
-    """Refuse to compile where a tag or a variable would keep the output. The rest shows when the tag is rendered."""
+def _compile_outside_of_caches(parser: Parser, token: Token) -> Node:
+    """Compile the tag, unless a tag around it or a variable stores the output. Rendering detects other caches."""
     outer = next((command for command, _ in parser.command_stack if stores_output(command)), None)
-    if outer == "compress":
-        raise template.TemplateSyntaxError(
-            "{% hubspot_identify %} must not be inside {% compress %}, which removes the attributes that configure the "
-            "script. Move it out of the block."
-        )
     if outer is not None:
         raise template.TemplateSyntaxError(
-            f"{{% hubspot_identify %}} must not be inside {{% {outer} %}}, which would serve one visitor's identity or "
-            "nonce to other visitors. Move it out of the block."
+            f"{{% hubspot_identify %}} must not be inside {{% {outer} %}}, which would change the element or serve one "
+            "visitor's identity or nonce to other visitors. Move it out of the block."
         )
     if "as" in token.split_contents()[-2:-1]:
         raise template.TemplateSyntaxError(

@@ -206,7 +206,7 @@ def running_site(settings: Settings, host: str) -> Iterator[Site]:
             "ACCOUNTS": ACCOUNTS,
         }
         yield site
-        sandbox.set_mood("healthy")  # ends the calls that are still waiting
+        sandbox.set_scenario("healthy")  # ends the calls that are still waiting
 
 
 def node_modules() -> Path | None:

@@ -207,7 +207,7 @@ def test_unreachable_endpoint_loads_the_chat_for_an_anonymous_visitor(tab: Tab, 
 
 def test_failing_token_api_loads_the_chat_for_an_anonymous_visitor(tab: Tab, site: Site) -> None:
     """HubSpot responds to the app with status 500: there is a chat, without an identity."""
-    sandbox.set_mood("500")
+    sandbox.set_scenario("500")
     site.page("/", TAG)
     tab.log_in("ada")
     tab.expect_visitor(ANONYMOUS)

@@ -284,7 +284,7 @@ def test_page_without_a_chat_followed_by_one_with_a_chat(tab: Tab, site: Site) -
     tab.wait_for_event("widgetHidden")
     assert tab.status["state"] == "hidden"
     with tab.page.expect_response("**/hubspot/identity/"):
-        tab.run("__hubspotSandbox.knobs.chat = ''; history.pushState(null, '', '/with/')")
+        tab.run("__hubspotSandbox.options.chat = ''; history.pushState(null, '', '/with/')")
     tab.skip(2000)
     tab.expect_visitor("ada")
     assert tab.events == ["ready", "identified"]

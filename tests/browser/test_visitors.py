@@ -21,7 +21,7 @@ THREAD = "utk-of-before"
 def add_conversation(tab: Tab) -> None:
     """Add an anonymous conversation that was begun in this browser."""
     tab.set_cookie("messagesUtk", THREAD, sameSite="Lax")
-    sandbox.say(MESSAGE, utk=THREAD)
+    sandbox.add_message(MESSAGE, utk=THREAD)
 
 
 # ---- from page to page
@@ -211,7 +211,7 @@ def test_pending_chat_is_reset_when_it_has_loaded(tab: Tab, site: Site) -> None:
     tab.wait_for_event("reset")
     assert "identificationToken" not in tab.settings
     assert tab.status["pending"]
-    tab.run("__hubspotSandbox.knobs.delay = 0")
+    tab.run("__hubspotSandbox.options.delay = 0")
     tab.skip(10_001)
     tab.wait_for_log("reset")
     assert [entry["pending"] for entry in tab.logged("reset")] == [False]

@@ -20,7 +20,7 @@ from pytest_django import Settings
 from support.manual import code_blocks
 from support.server import TokenServer
 
-from hubspot_identify import services
+from hubspot_identify import identification, services
 from hubspot_identify.exceptions import ConfigurationError
 from hubspot_identify.visitors import Visitor
 
@@ -316,7 +316,7 @@ def test_user_without_primary_key_is_anonymous(settings: Settings) -> None:
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "VISITOR": lambda user, request: Visitor(CUSTOMER)}
     request: Any = HttpRequest()
     request.user = UserWithoutKey()
-    assert services.identify(request) == services.ANONYMOUS
+    assert services.identify(request) == identification.ANONYMOUS
 
 
 @pytest.mark.usefixtures("decided_by_allauth")
@@ -324,14 +324,14 @@ def test_email_verified_is_required_if_allauth_is_removed(client: Client, settin
     """Without django-allauth there are no records, so a missing setting is an error."""
     client.force_login(user("ada", CUSTOMER))
     request = client.get("/").wsgi_request
-    assert services.identify(request) == services.ANONYMOUS
+    assert services.identify(request) == identification.ANONYMOUS
     installed = settings.INSTALLED_APPS
     settings.INSTALLED_APPS = [app for app in installed if app != "allauth.account"]
     with pytest.raises(ConfigurationError) as caught:
         services.identify(request)
     assert caught.value.setting == "EMAIL_VERIFIED"
     settings.INSTALLED_APPS = installed
-    assert services.identify(request) == services.ANONYMOUS
+    assert services.identify(request) == identification.ANONYMOUS
 
 
 def test_setting_precedes_the_records_of_allauth(client: Client, settings: Settings) -> None:

@@ -25,4 +25,4 @@ def origin(sandbox: Sandbox) -> Iterator[str]:
     """The origin of a site with the sandbox, on a real port."""
     with serving_site() as origin:
         yield origin
-        sandbox.set_mood("healthy")  # releases held calls
+        sandbox.set_scenario("healthy")  # releases held calls

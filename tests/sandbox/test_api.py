@@ -17,9 +17,9 @@ from hubspot import HubSpot
 from hubspot.conversations.visitor_identification import IdentificationTokenGenerationRequest
 from hubspot.conversations.visitor_identification.exceptions import ApiException
 
-from hubspot_identify.conf import TOKEN
 from hubspot_identify.sandbox.api import PATHS, SCOPE
-from hubspot_identify.sandbox.state import RATE_LIMIT, Call, Mood, Sandbox
+from hubspot_identify.sandbox.state import RATE_LIMIT, Call, Sandbox, Scenario
+from hubspot_identify.visitors import TOKEN
 
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 ADA = {"email": "ada@example.com", "firstName": "Ada", "lastName": "Lovelace"}
@@ -91,7 +91,7 @@ def test_body_must_be_json(origin: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mood", "fields", "headers"),
+    ("scenario", "fields", "headers"),
     [
         ("401", {"category": "INVALID_AUTHENTICATION"}, {}),
         ("403", {"category": "MISSING_SCOPES", "context": {"missingScopes": [SCOPE]}}, {}),
@@ -102,29 +102,29 @@ def test_body_must_be_json(origin: str) -> None:
     ],
 )
 def test_simulated_error_is_that_of_hubspot(
-    origin: str, sandbox: Sandbox, mood: str, fields: dict[str, Any], headers: dict[str, str]
+    origin: str, sandbox: Sandbox, scenario: str, fields: dict[str, Any], headers: dict[str, str]
 ) -> None:
     """Status, body and headers are those of the real API."""
-    sandbox.set_mood(mood)
+    sandbox.set_scenario(scenario)
     response = call(origin)
     content = response.json()
-    assert response.status_code == int(mood)
+    assert response.status_code == int(scenario)
     assert {name: content.get(name) for name in fields} == fields
-    assert ("category" in content) == (mood != "429")
+    assert ("category" in content) == (scenario != "429")
     assert re.fullmatch(UUID, content["correlationId"])
     assert {name: response.headers.get(name) for name in headers} == headers
 
 
 def test_garbage_is_a_response_200_with_html(origin: str, sandbox: Sandbox) -> None:
     """Proxies send such responses."""
-    sandbox.set_mood("garbage")
+    sandbox.set_scenario("garbage")
     response = call(origin)
     assert (response.status_code, response.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
 
 
 def test_refused_call_ends_without_a_response(origin: str, sandbox: Sandbox) -> None:
     """The connection is closed at once, without a byte."""
-    sandbox.set_mood("refused")
+    sandbox.set_scenario("refused")
     with pytest.raises(requests.ConnectionError) as caught:
         call(origin)
     assert "RemoteDisconnected" in repr(caught.value)
@@ -135,26 +135,26 @@ def test_hung_call_ends_when_the_scenario_changes(
     origin: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A call gets no response while the API hangs. A change of the scenario closes its connection."""
-    hanging, linger = threading.Event(), sandbox.linger
+    waiting, wait_while = threading.Event(), sandbox.wait_while
 
-    def note_and_linger(mood: Mood, seconds: float) -> None:
-        hanging.set()
-        linger(mood, seconds)
+    def signal_and_wait(scenario: Scenario, seconds: float) -> None:
+        waiting.set()
+        wait_while(scenario, seconds)
 
-    monkeypatch.setattr(sandbox, "linger", note_and_linger)
-    sandbox.set_mood("hung")
+    monkeypatch.setattr(sandbox, "wait_while", signal_and_wait)
+    sandbox.set_scenario("hung")
     with ThreadPoolExecutor(1) as callers:
-        calling = callers.submit(call, origin)
-        assert hanging.wait(5)
-        assert not calling.done()
-        sandbox.set_mood("healthy")
-        assert isinstance(calling.exception(5), requests.ConnectionError)
+        pending = callers.submit(call, origin)
+        assert waiting.wait(5)
+        assert not pending.done()
+        sandbox.set_scenario("healthy")
+        assert isinstance(pending.exception(5), requests.ConnectionError)
 
 
 def test_slow_call_returns_a_token_after_a_delay(origin: str, sandbox: Sandbox) -> None:
     """The delay is that of ``slow_seconds``."""
     sandbox.slow_seconds = 0.1
-    sandbox.set_mood("slow")
+    sandbox.set_scenario("slow")
     started = time.monotonic()
     assert call(origin).status_code == 200
     assert time.monotonic() - started >= 0.1
@@ -194,14 +194,14 @@ def client_token(origin: str) -> str:
 
 def test_hubspots_client_gets_a_token(origin: str, sandbox: Sandbox) -> None:
     """The client accepts the response of the sandbox, and the sandbox accepts the token."""
-    contact = sandbox.believe("ada@example.com", client_token(origin))
+    contact = sandbox.contact_for("ada@example.com", client_token(origin))
     assert contact is not None
     assert contact.name == "Ada Lovelace"
 
 
 def test_hubspots_client_reads_an_error(origin: str, sandbox: Sandbox) -> None:
     """The client raises its own exception, which has HubSpot's fields."""
-    sandbox.set_mood(Mood.FORBIDDEN)
+    sandbox.set_scenario(Scenario.FORBIDDEN)
     with pytest.raises(ApiException) as caught:
         client_token(origin)
     assert caught.value.status == 403
@@ -210,7 +210,7 @@ def test_hubspots_client_reads_an_error(origin: str, sandbox: Sandbox) -> None:
 
 def test_hubspots_client_reads_the_rate_limit(origin: str, sandbox: Sandbox) -> None:
     """The body of a 429 has the policy, and the headers have the seconds to wait."""
-    sandbox.set_mood(Mood.RATE_LIMITED)
+    sandbox.set_scenario(Scenario.RATE_LIMITED)
     with pytest.raises(ApiException) as caught:
         client_token(origin)
     assert caught.value.status == 429

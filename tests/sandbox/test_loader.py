@@ -303,7 +303,7 @@ def test_failed_load_stays_pending_until_it_is_removed(paused: Visit) -> None:
     paused.wait_for("call failed")
     paused.page.clock.run_for(60_000)
     assert paused.status == {"loaded": False, "pending": True}
-    paused.run("() => { __hubspotSandbox.knobs.api = ''; HubSpotConversations.widget.refresh(); }")
+    paused.run("() => { __hubspotSandbox.options.api = ''; HubSpotConversations.widget.refresh(); }")
     assert len(paused.logged("refresh ignored while pending")) == 1
     paused.run("HubSpotConversations.widget.remove()")
     assert paused.status == {"loaded": False, "pending": False}
@@ -424,9 +424,9 @@ def test_refresh_shows_or_hides_the_chat_by_url(paused: Visit) -> None:
     """The chat disappears at a URL without a chat, and appears at one with a chat."""
     paused.open()
     paused.event("widgetLoaded")
-    for knob, event, times in (("none", "widgetHidden", 1), ("", "widgetLoaded", 2)):
+    for chat, event, times in (("none", "widgetHidden", 1), ("", "widgetLoaded", 2)):
         paused.skip_throttling()
-        paused.run(f"() => {{ __hubspotSandbox.knobs.chat = '{knob}'; HubSpotConversations.widget.refresh(); }}")
+        paused.run(f"() => {{ __hubspotSandbox.options.chat = '{chat}'; HubSpotConversations.widget.refresh(); }}")
         paused.page.clock.run_for(1)
         paused.event(event, times)
     paused.expect_visitor("unknown")

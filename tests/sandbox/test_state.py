@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from hubspot_identify.conf import TOKEN
 from hubspot_identify.sandbox import state
 from hubspot_identify.sandbox.state import RATE_LIMIT, RATE_WINDOW, TOKEN_LIFETIME, Sandbox
+from hubspot_identify.visitors import TOKEN
 
 
 class Clock:
@@ -41,15 +41,15 @@ def test_each_token_is_new_and_safe_in_a_url(sandbox: Sandbox) -> None:
 def test_token_identifies_only_its_address_for_twelve_hours(sandbox: Sandbox, clock: Clock) -> None:
     """A token with another address, a changed token and an expired token identify no contact."""
     token = sandbox.issue("ada@example.com", "Ada", "Lovelace")
-    contact = sandbox.believe("Ada@Example.com", token)
+    contact = sandbox.contact_for("Ada@Example.com", token)
     assert contact is not None
     assert (contact.email, contact.name) == ("ada@example.com", "Ada Lovelace")
-    assert sandbox.believe("grace@example.com", token) is None
-    assert sandbox.believe("ada@example.com", token + "x") is None
+    assert sandbox.contact_for("grace@example.com", token) is None
+    assert sandbox.contact_for("ada@example.com", token + "x") is None
     clock.now += TOKEN_LIFETIME - 1
-    assert sandbox.believe("ada@example.com", token) is not None
+    assert sandbox.contact_for("ada@example.com", token) is not None
     clock.now += 1
-    assert sandbox.believe("ada@example.com", token) is None
+    assert sandbox.contact_for("ada@example.com", token) is None
 
 
 def test_rate_limit_is_a_rolling_window_for_each_credential(sandbox: Sandbox, clock: Clock) -> None:
@@ -68,7 +68,7 @@ def test_rate_limit_is_a_rolling_window_for_each_credential(sandbox: Sandbox, cl
 
 def test_anonymous_conversation_belongs_to_the_cookie(sandbox: Sandbox) -> None:
     """Every visitor with the browser's cookie sees its anonymous conversation."""
-    sandbox.say("my card number is", utk="cookie")
+    sandbox.add_message("my card number is", utk="cookie")
     seen = sandbox.thread("", "", "cookie")
     assert seen is not None
     assert seen.messages == ["my card number is"]
@@ -77,19 +77,21 @@ def test_anonymous_conversation_belongs_to_the_cookie(sandbox: Sandbox) -> None:
 
 def test_conversation_of_a_contact_belongs_to_the_address(sandbox: Sandbox) -> None:
     """A contact has the same conversation in every browser."""
-    sandbox.say("first", email="ada@example.com", token=sandbox.issue("ada@example.com"), utk="home")
-    thread = sandbox.say("second", email="ada@example.com", token=sandbox.issue("ada@example.com"), utk="office")
+    sandbox.add_message("first", email="ada@example.com", token=sandbox.issue("ada@example.com"), utk="home")
+    thread = sandbox.add_message(
+        "second", email="ada@example.com", token=sandbox.issue("ada@example.com"), utk="office"
+    )
     assert thread.messages == ["first", "second"]
     assert len(sandbox.threads()) == 1
 
 
 def test_anonymous_conversation_is_linked_to_the_contact_with_a_valid_token(sandbox: Sandbox) -> None:
     """An invalid token does not link the conversation of the browser."""
-    anonymous = sandbox.say("who am I?", utk="cookie")
-    sandbox.adopt("ada@example.com", "invalid", "cookie")
+    anonymous = sandbox.add_message("who am I?", utk="cookie")
+    sandbox.link_to_contact("ada@example.com", "invalid", "cookie")
     assert anonymous.contact is None
     token = sandbox.issue("ada@example.com", "Ada")
-    sandbox.adopt("ada@example.com", token, "cookie")
+    sandbox.link_to_contact("ada@example.com", token, "cookie")
     thread = sandbox.thread("ada@example.com", token, "")
     assert thread is not None
     assert thread.contact is not None
@@ -98,9 +100,9 @@ def test_anonymous_conversation_is_linked_to_the_contact_with_a_valid_token(sand
 
 def test_existing_names_of_a_contact_are_kept(sandbox: Sandbox) -> None:
     """Only missing names are set when a chat starts."""
-    sandbox.say("one", email="ada@example.com", token=sandbox.issue("ada@example.com"))
-    sandbox.say("two", email="ada@example.com", token=sandbox.issue("ada@example.com", "Ada"))
-    sandbox.say("three", email="ada@example.com", token=sandbox.issue("ada@example.com", "Augusta", "King"))
+    sandbox.add_message("one", email="ada@example.com", token=sandbox.issue("ada@example.com"))
+    sandbox.add_message("two", email="ada@example.com", token=sandbox.issue("ada@example.com", "Ada"))
+    sandbox.add_message("three", email="ada@example.com", token=sandbox.issue("ada@example.com", "Augusta", "King"))
     (thread,) = sandbox.threads()
     assert thread.contact is not None
     assert thread.contact.name == "Ada King"
@@ -108,7 +110,7 @@ def test_existing_names_of_a_contact_are_kept(sandbox: Sandbox) -> None:
 
 def test_address_without_a_valid_token_is_only_a_claim(sandbox: Sandbox) -> None:
     """The conversation keeps the claimed address and has no contact."""
-    thread = sandbox.say("let me in", email="ada@example.com", token="invalid", utk="cookie")
+    thread = sandbox.add_message("let me in", email="ada@example.com", token="invalid", utk="cookie")
     assert (thread.contact, thread.claimed) == (None, "ada@example.com")
 
 
@@ -123,15 +125,17 @@ def test_memory_is_bounded(clock: Clock) -> None:
     """Beyond the limits the oldest token, contact and conversation are removed, and texts are truncated."""
     sandbox = Sandbox(clock)
     tokens = {f"{n}@x.test": sandbox.issue(f"{n}@x.test", "Name" * 10) for n in range(5)}
-    assert [sandbox.believe(email, token) is not None for email, token in tokens.items()] == [False] * 2 + [True] * 3
+    assert [sandbox.contact_for(email, token) is not None for email, token in tokens.items()] == [False] * 2 + [
+        True
+    ] * 3
     for n in range(5):
-        sandbox.say("Message" * 10, utk=str(n), page="/page/" * 10)
+        sandbox.add_message("Message" * 10, utk=str(n), page="/page/" * 10)
     threads = sandbox.threads()
     assert [(thread.id, thread.utk) for thread in threads] == [(5, "4"), (4, "3"), (3, "2")]
     assert {(len(thread.messages[0]), len(thread.page)) for thread in threads} == {(10, 10)}
     for email, token in list(tokens.items())[2:]:
-        sandbox.say("Hello", email=email, token=token)
-        contact = sandbox.believe(email, token)
+        sandbox.add_message("Hello", email=email, token=token)
+        contact = sandbox.contact_for(email, token)
         assert contact is not None
         assert len(contact.first_name) == 10
 
@@ -139,7 +143,7 @@ def test_memory_is_bounded(clock: Clock) -> None:
 def test_number_of_messages_is_bounded(sandbox: Sandbox) -> None:
     """A conversation keeps its last messages."""
     for n in range(state.MAX_MESSAGES + 5):
-        thread = sandbox.say(str(n), utk="one")
+        thread = sandbox.add_message(str(n), utk="one")
     assert list(thread.messages) == [str(n) for n in range(5, state.MAX_MESSAGES + 5)]
 
 
@@ -147,9 +151,9 @@ def test_number_of_contacts_is_bounded(sandbox: Sandbox, monkeypatch: pytest.Mon
     """The oldest contact is removed. A token that was issued for it still identifies it."""
     monkeypatch.setattr(state, "MAX_CONTACTS", 1)
     for name in ("Ada", "Grace"):
-        sandbox.say("Hello", email=f"{name}@x.test", token=sandbox.issue(f"{name}@x.test", name))
+        sandbox.add_message("Hello", email=f"{name}@x.test", token=sandbox.issue(f"{name}@x.test", name))
     renamed = {
-        name: sandbox.believe(f"{name}@x.test", sandbox.issue(f"{name}@x.test", "Eve")) for name in ("Ada", "Grace")
+        name: sandbox.contact_for(f"{name}@x.test", sandbox.issue(f"{name}@x.test", "Eve")) for name in ("Ada", "Grace")
     }
     assert [contact and contact.first_name for contact in renamed.values()] == ["Eve", "Grace"]
 

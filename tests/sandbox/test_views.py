@@ -49,9 +49,9 @@ def test_installed_sandbox_is_an_error_of_the_deployment_check() -> None:
 def test_inbox_shows_contacts_and_claimed_addresses(sandbox: Sandbox) -> None:
     """A conversation has the name and address of a contact, or is of an unknown visitor who may claim an address."""
     token = sandbox.issue("ada@example.com", "Ada", "Lovelace")
-    sandbox.say("Who am I?", utk="one", page="/prices/")
-    sandbox.say("Hello", email="ada@example.com", token=token)
-    sandbox.say("Let me in", email="grace@example.com", token="invalid")
+    sandbox.add_message("Who am I?", utk="one", page="/prices/")
+    sandbox.add_message("Hello", email="ada@example.com", token=token)
+    sandbox.add_message("Let me in", email="grace@example.com", token="invalid")
     articles = ["".join(article.itertext()) for article in inbox().iter("article")]
     expected = [
         ["grace@example.com", "Let me in"],
@@ -74,7 +74,7 @@ def test_inbox_shows_contacts_and_claimed_addresses(sandbox: Sandbox) -> None:
 
 def test_inbox_escapes_messages(sandbox: Sandbox) -> None:
     """Markup in a message is shown as text."""
-    sandbox.say("<script>alert(1)</script>")
+    sandbox.add_message("<script>alert(1)</script>")
     document = inbox()
     assert [each.attrib for each in document.iter("script")] == [{"src": "../files/inbox.js", "defer": ""}]
     assert [each.text for each in document.iter("li")] == ["<script>alert(1)</script>"]
@@ -83,11 +83,11 @@ def test_inbox_escapes_messages(sandbox: Sandbox) -> None:
 def test_post_switches_the_scenario(sandbox: Sandbox) -> None:
     """The request needs no CSRF token. An unknown scenario is rejected with a list of all scenarios."""
     client = Client(enforce_csrf_checks=True)
-    assert client.post("/sandbox/mood/", {"mood": "500"}).json()["mood"] == "500"
-    assert client.get("/sandbox/mood/").json()["mood"] == "500"
-    rejected = client.post("/sandbox/mood/", {"mood": "unknown"})
-    assert (rejected.status_code, rejected.json()["mood"]) == (400, "500")
-    assert "healthy" in rejected.json()["moods"]
+    assert client.post("/sandbox/scenario/", {"scenario": "500"}).json()["scenario"] == "500"
+    assert client.get("/sandbox/scenario/").json()["scenario"] == "500"
+    rejected = client.post("/sandbox/scenario/", {"scenario": "unknown"})
+    assert (rejected.status_code, rejected.json()["scenario"]) == (400, "500")
+    assert "healthy" in rejected.json()["scenarios"]
 
 
 @pytest.mark.parametrize("origin", ["https://evil.test", "http://testserver:8001", "null"])
@@ -96,16 +96,16 @@ def test_post_from_another_site_is_rejected(sandbox: Sandbox, origin: str) -> No
     client = Client(headers={"origin": origin})
     token_api = "/sandbox/api/visitor-identification/v3/tokens/create?hapikey=key"
     body = {"email": "ada@example.com", "text": "Hello"}
-    assert client.post("/sandbox/mood/", {"mood": "500"}).status_code == 403
+    assert client.post("/sandbox/scenario/", {"scenario": "500"}).status_code == 403
     for url in ("/sandbox/chat/123/thread/", token_api):
         assert client.post(url, body, content_type="application/json").status_code == 403
-    assert (sandbox.mood, sandbox.threads(), len(sandbox.calls)) == ("healthy", [], 0)
+    assert (sandbox.scenario, sandbox.threads(), len(sandbox.calls)) == ("healthy", [], 0)
 
 
 def test_post_from_the_same_site_is_accepted(sandbox: Sandbox) -> None:
     """The chat's own frame and the pages of the site may send messages."""
     client = Client(headers={"origin": "http://testserver"})
-    assert client.post("/sandbox/mood/", {"mood": "500"}).status_code == 200
+    assert client.post("/sandbox/scenario/", {"scenario": "500"}).status_code == 200
 
 
 def test_chat_can_be_framed_by_its_own_site(sandbox: Sandbox, settings: Settings) -> None:
@@ -118,6 +118,6 @@ def test_chat_can_be_framed_by_its_own_site(sandbox: Sandbox, settings: Settings
 
 def test_refused_call_raises_if_the_connection_is_unknown(sandbox: Sandbox) -> None:
     """If the server does not expose its connection, the view raises and sends no response."""
-    sandbox.set_mood("refused")
+    sandbox.set_scenario("refused")
     with pytest.raises(ConnectionAbortedError):
         Client().post("/sandbox/api/visitor-identification/v3/tokens/create")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -33,3 +34,11 @@ def once_in_time(attempt: Callable[[], None]) -> None:
         with suppress(AssertionError):
             return attempt()
     return attempt()
+
+
+def wait_until(condition: Callable[[], bool]) -> bool:
+    """Wait until a condition holds, and return whether it does."""
+    end = time.monotonic() + GENEROUS_TIMEOUT
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+    return condition()

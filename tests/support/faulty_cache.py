@@ -38,6 +38,14 @@ class FaultyCache(LocMemCache):
     def get(self, *args: Any, **kwargs: Any) -> Any:
         return self._do("get", *args, **kwargs)
 
+    def get_many(self, keys: Any, *args: Any, **kwargs: Any) -> Any:
+        self.asked.append(("get_many", threading.current_thread().name))
+        instead = self.instead.get("get_many") or self.instead.get("*")
+        if instead is not None:
+            return instead(keys, *args, **kwargs)
+        found = {key: LocMemCache.get(self, key) for key in keys}  # Django's get_many() calls get() for each key
+        return {key: value for key, value in found.items() if value is not None}
+
     def set(self, *args: Any, **kwargs: Any) -> Any:
         return self._do("set", *args, **kwargs)
 

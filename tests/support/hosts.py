@@ -115,7 +115,7 @@ def configure(app_settings: dict[str, Any]) -> None:
 
 
 def change(name: str, value: object) -> None:
-    """Set a constant of the app, such as ``breaker.COOL_DOWN``."""
+    """Set a constant of the app, such as ``_tokens.breaker.COOL_DOWN``."""
     module, _, constant = name.rpartition(".")
     setattr(importlib.import_module(f"hubspot_identify.{module}"), constant, value)
 
@@ -186,15 +186,13 @@ def log_in(name: str, visitors: int, seconds: float, delays: tuple[float, ...]) 
 
 def allows_call() -> bool:
     """Return whether the circuit breaker allows a call."""
-    from hubspot_identify._tokens.breaker import get_breaker
-    from hubspot_identify.conf import get_config
+    from hubspot_identify._tokens.account import get_account
 
-    return get_breaker(get_config()).allows_call()
+    return get_account().breaker.allows_call()
 
 
 def is_open_locally() -> bool:
     """Return whether the circuit breaker is open in this process."""
-    from hubspot_identify._tokens.breaker import get_breaker
-    from hubspot_identify.conf import get_config
+    from hubspot_identify._tokens.account import get_account
 
-    return get_breaker(get_config()).is_open_locally
+    return get_account().breaker.is_open_locally

@@ -13,10 +13,8 @@ from django.template.backends.django import DjangoTemplates
 from django.template.backends.jinja2 import Jinja2
 from django.test import RequestFactory
 
-from hubspot_identify._tokens.entries import DEAD_AFTER, Entry, entry_key, profile_digest
-from hubspot_identify._tokens.entries import subject as subject_of
-from hubspot_identify._tokens.store import get_store
-from hubspot_identify.conf import get_config
+from hubspot_identify._tokens.account import get_account
+from hubspot_identify._tokens.entries import EXPIRE_AFTER, Entry
 from hubspot_identify.visitors import Visitor
 
 Render = Callable[..., str]
@@ -79,16 +77,14 @@ def visitor_for(user: User) -> Visitor:
 
 def keep_token(user: User, token: str | None = None, account: str | None = None) -> dict[str, Any]:
     """Store a new token in the cache, and return the identity that a page has for it."""
-    config = get_config(account)
-    visitor = visitor_for(user)
+    resolved, visitor = get_account(account), visitor_for(user)
     token = token or f"token-of-{user.username}"
-    entry, key = Entry(token, time.time(), 0.0, profile_digest(visitor)), entry_key(visitor, config)
-    get_store(config.cache).set(key, entry.as_primitives(key), DEAD_AFTER)
-    return {"email": visitor.email, "token": token, "expires_in": int(DEAD_AFTER)}
+    resolved.write_entry(resolved.entry_key(visitor), Entry(token, time.time(), 0.0, resolved.profile(visitor)))
+    return {"email": visitor.email, "token": token, "expires_in": int(EXPIRE_AFTER)}
 
 
 def subject_for(user: User, account: str | None = None) -> str:
-    return subject_of(visitor_for(user), get_config(account))
+    return get_account(account).subject(visitor_for(user))
 
 
 def elements(page: str) -> list[tuple[str, dict[str, str]]]:

@@ -1,26 +1,26 @@
-/* The chat inside the stand-in widget's iframe. It knows of its visitor only what the page tells it. */
+/* The chat in the iframe of the simulated widget. It gets the visitor's identity from the page. */
 (() => {
   "use strict";
   const visitor = { email: "", token: "", utk: "", page: "" };
   const launcher = document.getElementById("launcher");
   const panel = document.getElementById("panel");
-  const input = document.forms.say.elements.text;
+  const input = document.forms.compose.elements.text;
 
-  const tell = (message) => parent.postMessage({ hubspotSandbox: message }, location.origin);
+  const send = (message) => parent.postMessage({ hubspotSandbox: message }, location.origin);
 
-  // Answers may overtake each other; only the last question's counts.
-  let asked = 0;
-  async function ask(text = "") {
-    const mine = ++asked;
+  // Responses may arrive in another order. Only that of the latest request is shown.
+  let requests = 0;
+  async function fetchThread(text = "") {
+    const number = ++requests;
     const response = await fetch("thread/", {
       method: "POST",
       credentials: "omit",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ ...visitor, text }),
     });
-    const answer = await response.json();
-    if (mine !== asked) return answer;
-    const { contact } = answer;
+    const thread = await response.json();
+    if (number !== requests) return thread;
+    const { contact } = thread;
     document.body.dataset.visitor = contact ? contact.email : "unknown";
     const unknown = "Unknown visitor";
     document.getElementById("who").textContent = contact
@@ -28,11 +28,11 @@
       : unknown;
     document.getElementById("short").textContent = contact ? `as ${contact.email} ✓` : unknown;
     document.getElementById("messages").replaceChildren(
-      ...answer.messages.map((message) =>
+      ...thread.messages.map((message) =>
         Object.assign(document.createElement("li"), { textContent: message }),
       ),
     );
-    return answer;
+    return thread;
   }
 
   function show(open) {
@@ -42,43 +42,43 @@
   }
   function open(byVisitor) {
     show(true);
-    tell({ type: "opened", byVisitor });
+    send({ type: "opened", byVisitor });
     if (byVisitor) input.focus();
   }
   function close() {
     show(false);
-    tell({ type: "closed" });
+    send({ type: "closed" });
   }
 
   launcher.addEventListener("click", () => open(true));
   document.getElementById("close").addEventListener("click", close);
-  input.addEventListener("input", () => tell({ type: "typed" }), { once: true });
-  document.forms.say.addEventListener("submit", async (event) => {
+  input.addEventListener("input", () => send({ type: "typed" }), { once: true });
+  document.forms.compose.addEventListener("submit", async (event) => {
     event.preventDefault();
     const text = input.value.trim();
     if (!text) return;
     input.value = "";
-    const { started, thread, contact } = await ask(text);
-    tell({ type: "said", started, thread, known: Boolean(contact) });
+    const { started, thread, contact } = await fetchThread(text);
+    send({ type: "sent", started, thread, known: Boolean(contact) });
   });
 
-  const ORDERS = {
+  const HANDLERS = {
     start({ open: isOpen, utk, page, email = "", token = "" }) {
       Object.assign(visitor, { utk, page, email, token });
-      launcher.disabled = false; // before, a click would get lost
+      launcher.disabled = false; // an earlier click would be lost
       if (isOpen) open(false);
-      ask();
+      fetchThread();
     },
     identity({ email, token }) {
       Object.assign(visitor, { email, token });
-      ask();
+      fetchThread();
     },
     open: () => open(false),
     close,
   };
   window.addEventListener("message", ({ source, origin, data }) => {
     const message = data?.hubspotSandbox;
-    if (message && source === parent && origin === location.origin) ORDERS[message.type]?.(message);
+    if (message && source === parent && origin === location.origin) HANDLERS[message.type]?.(message);
   });
-  tell({ type: "hello" });
+  send({ type: "ready" });
 })();

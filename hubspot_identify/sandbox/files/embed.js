@@ -1,12 +1,12 @@
 /*
- * Stand-in for HubSpot's chat widget: as unforgiving as the real one, where that was seen or is documented.
+ * Simulates HubSpot's chat widget, including its observed and documented restrictions.
  *
- * For tests and for the curious there is window.__hubspotSandbox, which the real widget has not:
- *   log          what happened, oldest first: {at, what, …}
- *   knobs        {latency, delay, chat, api}: see loader.js; read anew at each use
- *   emit(name, detail)   an event as if HubSpot had sent it
+ * Tests can use window.__hubspotSandbox, which the real widget does not have:
+ *   log          the recorded actions, oldest first: {at, what, …}
+ *   options      {latency, delay, chat, api}: see loader.js; read at each use
+ *   emit(name, detail)   sends an event like HubSpot
  *
- * Not imitated: cookie banner, exit intent, tracking cookies, document.referrer.
+ * Not simulated: cookie banner, exit intent, tracking cookies, document.referrer.
  */
 (() => {
   "use strict";
@@ -21,33 +21,33 @@
     "hs-messages-widget-size",
   ];
 
-  // ---- one live chat in a window
+  // ---- one widget in a window
 
   if (window.__hubspotSandbox) {
     window.__hubspotSandbox.log.push({ at: performance.now(), what: "duplicate instance" });
-    console.warn("HubSpot stand-in: duplicate instance, this copy does not start");
+    console.warn("HubSpot sandbox: duplicate instance, this copy does not start");
     return;
   }
 
   const here = new URL(document.currentScript.src);
   const portal = here.searchParams.get("portal");
   const log = [];
-  const knobs = {
+  const options = {
     latency: Number(here.searchParams.get("latency") || 0),
     delay: Number(here.searchParams.get("delay") || 0),
     chat: here.searchParams.get("chat") || "",
     api: here.searchParams.get("api") || "",
   };
-  const note = (what, detail = {}) => log.push({ at: performance.now(), what, ...detail });
+  const record = (what, detail = {}) => log.push({ at: performance.now(), what, ...detail });
   const warn = (text) => {
-    note("warning", { text });
-    console.warn(`HubSpot stand-in: ${text}`);
+    record("warning", { text });
+    console.warn(`HubSpot sandbox: ${text}`);
   };
-  window.__hubspotSandbox = { log, knobs, emit: (name, detail) => emitter?.emit(name, detail) };
+  window.__hubspotSandbox = { log, options, emit: (name, detail) => emitter?.emit(name, detail) };
 
   const wait = (ms) => new Promise((done) => setTimeout(done, ms));
 
-  // ---- settings: null and wrong types kill
+  // ---- settings: null and wrong types stop the widget
 
   const text = (value) => typeof value === "string";
   const bool = (value) => typeof value === "boolean";
@@ -67,7 +67,7 @@
     const settings = window.hsConversationsSettings;
     if (settings === undefined) return {};
     const refuse = (what) => {
-      note("invariant violation", { setting: what });
+      record("invariant violation", { setting: what });
       throw new Error(`Invariant Violation: ${what} has the wrong type`);
     };
     if (settings === null || typeof settings !== "object") refuse("hsConversationsSettings");
@@ -77,16 +77,16 @@
     return settings;
   }
 
-  // Read once, when a shell is built; both or neither.
+  // The identity is read once, when a shell is created. E-mail and token are used only together.
   function readIdentity() {
     const { identificationEmail: email, identificationToken: token } = readSettings();
-    if (!email !== !token) warn("identificationEmail and identificationToken go together, ignoring both");
+    if (!email !== !token) warn("identificationEmail and identificationToken must both be set, ignoring them");
     const identity = email && token ? { email, token } : null;
-    note("identity read", { email: identity ? email : null });
+    record("identity read", { email: identity ? email : null });
     return identity;
   }
 
-  // ---- cookies, on the widest domain the page's host allows
+  // ---- cookies, valid for the page's domain and its subdomains
 
   const domain = location.hostname.replace(/^www\./, "");
   const setCookie = (name, value, seconds) => {
@@ -102,7 +102,7 @@
     return utk;
   };
 
-  // ---- events; a reset makes a new emitter
+  // ---- events; a reset creates a new emitter
 
   const makeEmitter = () => {
     const handlers = new Map();
@@ -111,7 +111,7 @@
       off: (event, handler) =>
         handlers.set(event, (handlers.get(event) ?? []).filter((each) => each !== handler)),
       emit(event, detail) {
-        note("event", { event });
+        record("event", { event });
         for (const handler of handlers.get(event) ?? []) handler(detail);
       },
     };
@@ -122,11 +122,11 @@
       new CustomEvent("hubspot:messages:initialized", { detail: { messageWillRender } }),
     );
 
-  // The functions waiting at the first flush run at every flush; one pushed later never runs.
+  // Functions in the list at the first flush are called at every flush. Those added later are never called.
   let callbacks = null;
   function flush() {
     callbacks ??= Array.isArray(window.hsConversationsOnReady) ? [...window.hsConversationsOnReady] : [];
-    note("ready callbacks", { count: callbacks.length });
+    record("ready callbacks", { count: callbacks.length });
     for (const callback of callbacks) {
       try {
         callback();
@@ -136,11 +136,11 @@
     }
   }
 
-  // At most one a second; what comes sooner is lost.
+  // At most one call per second. Further calls are ignored.
   const throttled = (name, action) => {
     let last = -Infinity;
     return (...args) => {
-      if (performance.now() - last < 1000) return note("throttled", { call: name });
+      if (performance.now() - last < 1000) return record("throttled", { call: name });
       last = performance.now();
       return action(...args);
     };
@@ -149,20 +149,20 @@
   // ---- the widget
 
   let emitter = null;
-  let shell = null; // The full widget: of one identity, from its load() until a reset.
-  let frame = null; // What is drawn, and for which shell.
+  let shell = null; // The full widget of one identity, from its load() until a reset.
+  let frame = null; // The displayed iframe, and its shell.
 
   function boot() {
     const settings = readSettings();
     const mine = (emitter = makeEmitter());
     shell = null;
-    // One throttle for both faces of load(): the early one and the full one.
+    // The load() of the early object and that of the full object share one throttle.
     const load = throttled("load", (options) => {
-      if (emitter !== mine) warn("widget.load() of an object that was replaced does nothing");
+      if (emitter !== mine) warn("widget.load() of a replaced object has no effect");
       else if (shell) loadAgain(shell, options);
       else build(mine, load);
     });
-    const early = (name) => () => warn(`${name} does nothing before widget.load()`);
+    const early = (name) => () => warn(`${name} has no effect before widget.load()`);
     window.HubSpotConversations = {
       on: mine.on,
       off: mine.off,
@@ -178,12 +178,12 @@
         close: early("widget.close"),
       },
     };
-    note("started", { loadImmediately: settings.loadImmediately !== false });
+    record("started", { loadImmediately: settings.loadImmediately !== false });
     flush();
     if (settings.loadImmediately !== false && !shell && emitter === mine) build(mine, load);
   }
 
-  // The first load(): its arguments are dropped, and window.HubSpotConversations becomes another object.
+  // The first load() ignores its arguments, and replaces the object window.HubSpotConversations.
   function build(mine, load) {
     const of = {
       emitter: mine,
@@ -192,17 +192,17 @@
       pending: false,
       loaded: false,
       hidden: false,
-      unsaid: true, // The identity message goes to the first iframe only.
+      identityUnsent: true, // Only the first iframe gets the identity.
       opensWhenDrawn: cookie("hs-messages-is-open") === "true",
     };
     const own = (name, action) => (options) =>
-      of === shell ? action(options) : warn(`${name} of an object that was replaced does nothing`);
+      of === shell ? action(options) : warn(`${name} of a replaced object has no effect`);
     shell = of;
     window.HubSpotConversations = {
       on: mine.on,
       off: mine.off,
       clear: own("clear", (options) => {
-        note("clear");
+        record("clear");
         for (const name of COOKIES) setCookie(name, "", 0);
         if (options?.resetWidget) reset();
       }),
@@ -221,14 +221,14 @@
         close: own("widget.close", () => openOrClose(of, false)),
       },
     };
-    note("load");
+    record("load");
     show(of);
     flush();
   }
 
   function loadAgain(of, options) {
-    if (of.loaded || of.pending) return note("load ignored", { loaded: of.loaded, pending: of.pending });
-    note("load");
+    if (of.loaded || of.pending) return record("load ignored", { loaded: of.loaded, pending: of.pending });
+    record("load");
     if (options?.widgetOpen) of.opensWhenDrawn = true;
     show(of);
   }
@@ -238,23 +238,23 @@
     else tell(of, { type: open ? "open" : "close" });
   }
 
-  // Cancels nothing: the answer to a call that is under way still draws its visitor's iframe.
+  // A reset does not cancel a pending load: its response still displays the iframe of its visitor.
   function reset() {
-    note("reset", { pending: shell.pending });
+    record("reset", { pending: shell.pending });
     undraw();
     boot();
   }
 
   function remove(of) {
-    note("remove", { pending: of.pending });
+    record("remove", { pending: of.pending });
     undraw();
     of.loaded = of.pending = of.hidden = false;
-    of.unsaid = false;
+    of.identityUnsent = false;
   }
 
   async function refresh(of, options) {
-    if (of.pending) return note("refresh ignored while pending");
-    note("refresh", { setIdentification: Boolean(options?.setIdentification) });
+    if (of.pending) return record("refresh ignored while pending");
+    record("refresh", { setIdentification: Boolean(options?.setIdentification) });
     const identifies = Boolean(options?.setIdentification);
     if (identifies && !of.identity) of.identity = readIdentity();
     const answer = await ask(of, identifies);
@@ -272,30 +272,30 @@
     else hide(of);
   }
 
-  // The widget's own call and then the chatflow's delay; pending meanwhile, and for ever if the call fails.
+  // Calls the API, then waits for the chatflow's delay. The widget is pending meanwhile, and permanently after a failure.
   async function ask(of, identifies = false) {
     of.pending = true;
     if (!of.identity) of.utk = renewedUtk();
     try {
-      await wait(knobs.latency);
-      if (knobs.api === "fail") throw new Error("told to fail");
+      await wait(options.latency);
+      if (options.api === "fail") throw new Error("simulated failure");
       const response = await fetch(address(of, identifies), { credentials: "omit" });
       if (!response.ok) throw new Error(`HTTP ${response.status}`);
       const { known } = await response.json();
-      // HubSpot did not believe the token: the chat is an unknown visitor's.
+      // HubSpot rejected the token, so the visitor is unknown.
       if (of.identity && !known) of.utk = renewedUtk();
-      note("call answered", { known, email: of.identity?.email ?? null });
+      record("call answered", { known, email: of.identity?.email ?? null });
     } catch (error) {
-      note("call failed", { error: String(error) });
+      record("call failed", { error: String(error) });
       return null;
     }
-    const chat = knobs.chat !== "none";
-    if (chat) await wait(knobs.delay);
+    const chat = options.chat !== "none";
+    if (chat) await wait(options.delay);
     of.pending = false;
     return { chat };
   }
 
-  // With anything named hsVars in the page the call goes to the page's own origin, and follows its <base>.
+  // If window.hsVars exists, the call goes to the page's base URL, which <base> can change.
   function address(of, identifies) {
     const own = window.hsVars
       ? new URL("/livechat-public/", document.baseURI)
@@ -303,11 +303,11 @@
     let query = `?url=${encodeURIComponent(location.href)}`;
     if (of.utk) query += `&messagesUtk=${of.utk}`;
     if (identifies) query += "&setIdentification=true";
-    // The e-mail is encoded, the token is not.
+    // The widget encodes the e-mail address, but not the token.
     if (of.identity) {
       query += `&email=${encodeURIComponent(of.identity.email)}&identificationToken=${of.identity.token}`;
     }
-    note("call", { url: location.href, email: of.identity?.email ?? null });
+    record("call", { url: location.href, email: of.identity?.email ?? null });
     return own.href + query;
   }
 
@@ -320,7 +320,7 @@
   }
 
   function arrive(of) {
-    // Of a shell that was reset meanwhile, the iframe appears all the same, in place of any other.
+    // The iframe of a shell that was reset meanwhile still appears, and replaces any other.
     const late = of !== shell;
     if (late || !frame?.container.isConnected) draw(of);
     of.loaded = true;
@@ -343,11 +343,11 @@
     iframe.src = new URL(`./chat/${portal}/`, here).href;
     container.append(iframe);
     const inline = Boolean(spot);
-    frame = { of, container, iframe, inline, open: inline || of.opensWhenDrawn, unheard: [] };
+    frame = { of, container, iframe, inline, open: inline || of.opensWhenDrawn, queued: [] };
     of.opensWhenDrawn = false;
     place();
     (spot || document.body).append(container);
-    note("drawn", { email: of.identity?.email ?? null, late: of !== shell });
+    record("drawn", { email: of.identity?.email ?? null, late: of !== shell });
   }
 
   function undraw() {
@@ -364,21 +364,21 @@
     Object.assign(frame.iframe.style, { width: "100%", height: "100%", border: "0", colorScheme: "light" });
   }
 
-  // Only to the iframe of this very shell, and only if it is still in the page.
+  // Sends a message to the iframe of this shell, if it is displayed.
   function tell(of, message) {
     if (frame?.of !== of) return;
-    if (frame.unheard && message.type !== "start") frame.unheard.push(message); // drawn, but still loading
+    if (frame.queued && message.type !== "start") frame.queued.push(message); // until the iframe has loaded
     else frame.iframe.contentWindow?.postMessage({ hubspotSandbox: message }, here.origin);
   }
 
   const FROM_IFRAME = {
-    hello(of) {
-      const identity = of.unsaid && of.identity;
+    ready(of) {
+      const identity = of.identityUnsent && of.identity;
       tell(of, { type: "start", open: frame.open, utk: of.utk, page: location.pathname, ...identity });
-      of.unsaid = false;
-      const unheard = frame.unheard ?? [];
-      frame.unheard = null;
-      for (const message of unheard) tell(of, message);
+      of.identityUnsent = false;
+      const queued = frame.queued ?? [];
+      frame.queued = null;
+      for (const message of queued) tell(of, message);
     },
     opened(of, { byVisitor }) {
       frame.open = true;
@@ -394,7 +394,7 @@
       of.emitter.emit("widgetClosed", {});
     },
     typed: (of) => of.emitter.emit("userInteractedWithWidget", {}),
-    said(of, { started, thread, known }) {
+    sent(of, { started, thread, known }) {
       const conversation = { conversation: { conversationId: thread } };
       if (started) of.emitter.emit("conversationStarted", conversation);
       if (known) of.emitter.emit("contactAssociated", conversation);
@@ -407,11 +407,11 @@
     FROM_IFRAME[message.type]?.(frame.of, message);
   });
 
-  // ---- start, once the page is parsed
+  // ---- start, when the page has been parsed
 
   function start() {
-    if (window.disabledHsPopups?.includes?.("LIVE_CHAT")) return note("disabled by disabledHsPopups");
-    if (Array.prototype.toJSON) return note("disabled by Array.prototype.toJSON");
+    if (window.disabledHsPopups?.includes?.("LIVE_CHAT")) return record("disabled by disabledHsPopups");
+    if (Array.prototype.toJSON) return record("disabled by Array.prototype.toJSON");
     boot();
   }
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start, { once: true });

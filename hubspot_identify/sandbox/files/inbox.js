@@ -1,4 +1,4 @@
-/* Keeps the inbox up to date by fetching it anew. */
+/* Updates the inbox by fetching the page every two seconds. */
 setInterval(async () => {
   if (document.hidden) return;
   try {
@@ -7,6 +7,6 @@ setInterval(async () => {
     const shown = document.getElementById("inbox");
     if (fresh && fresh.textContent !== shown.textContent) shown.replaceWith(fresh);
   } catch {
-    // The server is gone for the moment; the next round will tell.
+    // The server is not reachable at the moment. The next fetch may succeed.
   }
 }, 2000);

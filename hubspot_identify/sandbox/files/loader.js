@@ -1,19 +1,19 @@
 /*
- * Stand-in for HubSpot's loader (https://js.hs-scripts.com/<portal>.js): brings in the chat's own script, a
- * moment later and never at once, as the real one does. What a test may ask for in this script's URL:
+ * Simulates HubSpot's loader (https://js.hs-scripts.com/<portal>.js), which loads the widget's script asynchronously.
+ * The query of this script's URL can contain options for tests:
  *
- *   loader=throw     this script throws
- *   latency=800      the widget's call of its API takes so many milliseconds
- *   delay=2000       the chatflow's display delay, in milliseconds
+ *   loader=throw     this script raises an error
+ *   latency=800      the widget's API call takes this many milliseconds
+ *   delay=2000       the display delay of the chatflow, in milliseconds
  *   chat=none        there is no chat on this page: widgetHidden
- *   api=fail         the widget's call of its API fails
+ *   api=fail         the widget's API call fails
  *
- * The last four can be changed later as window.__hubspotSandbox.knobs; see embed.js.
+ * Tests can change the last four later, in window.__hubspotSandbox.options; see embed.js.
  */
 (() => {
   "use strict";
   const here = new URL(document.currentScript.src);
-  if (here.searchParams.get("loader") === "throw") throw new Error("stand-in loader: told to throw");
+  if (here.searchParams.get("loader") === "throw") throw new Error("HubSpot sandbox: simulated failure of the loader");
 
   const add = (src, id) => {
     const script = document.createElement("script");
@@ -23,7 +23,7 @@
     document.head.append(script);
   };
 
-  // Whoever embeds the loader without its id gets it a second time.
+  // HubSpot's loader loads itself again if no element has its id.
   if (!document.getElementById("hs-script-loader")) add(here.href, "hs-script-loader");
 
   const embed = new URL("../embed.js", here);

@@ -15,32 +15,32 @@ from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler,
 
 from ...people import PASSWORD, PEOPLE
 from ...sandbox import sandbox_settings
-from ...walk import SurpriseError, walk
+from ...walk import UnexpectedResultError, walk
 
 
 class QuietHandler(WSGIRequestHandler):
-    """Prints no line for each request: the widget's hold e-mail addresses and tokens."""
+    """Logs no requests, because the URLs of the widget contain e-mail addresses and tokens."""
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
 
 class Command(BaseCommand):
-    help = "Prepare the example site's database and users, and serve it; or walk through it once."
+    help = "Prepare the database and the users of the example site, and serve it or check it."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--port", type=int, default=8000, help="Port to serve on (default: 8000).")
         parser.add_argument(
             "--check",
             action="store_true",
-            help="Walk from log-in to inbox once, against the sandbox and without a browser; exit code 0 or 1.",
+            help="Log in, chat and read the inbox once, with the sandbox and without a browser. Exit code 0 or 1.",
         )
 
     def handle(self, *, port: int, check: bool, **options: Any) -> None:
         if check:
             settings.USES_SANDBOX = True
         if settings.USES_SANDBOX and not settings.DEBUG:
-            raise CommandError("The sandbox needs DEBUG: leave DEBUG out of the environment, or set it to true.")
+            raise CommandError("The sandbox needs DEBUG. Remove DEBUG from the environment, or set it to true.")
         call_command("migrate", verbosity=0)
         create_people()
         if check:
@@ -54,17 +54,17 @@ class Command(BaseCommand):
         except OSError as error:
             if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise
-            problem = "is taken by another program" if error.errno == errno.EADDRINUSE else "needs privileges"
-            raise CommandError(f"Port {port} {problem}. Choose another one: demo --port {port + 1}") from error
+            problem = "is in use" if error.errno == errno.EADDRINUSE else "requires privileges"
+            raise CommandError(f"Port {port} {problem}. Choose another port: demo --port {port + 1}") from error
         with server:
-            origin = point_at_sandbox(server)
+            origin = configure_sandbox(server)
             self.stdout.write(f"\nThe example site is at {self.style.SUCCESS(f'{origin}/')}\n\n")
             for username, person in PEOPLE.items():
                 self.stdout.write(f"  log in as  {username:6}  password  {PASSWORD}   ({person['email']})")
             if settings.USES_SANDBOX:
-                self.stdout.write(f"\nHubSpot is a stand-in; its support inbox is at {origin}/sandbox/inbox/")
+                self.stdout.write(f"\nHubSpot is simulated. Its support inbox is at {origin}/sandbox/inbox/")
             else:
-                self.stdout.write(f"\nHubSpot is the real one, portal {settings.HUBSPOT_PORTAL_ID}.")
+                self.stdout.write(f"\nThe site uses the HubSpot portal {settings.HUBSPOT_PORTAL_ID}.")
             self.stdout.write("Stop with Ctrl+C.\n")
             self.stdout.flush()
             try:
@@ -75,11 +75,11 @@ class Command(BaseCommand):
     def check_once(self) -> None:
         with serving() as origin:
             try:
-                for seen in walk(origin):
-                    self.stdout.write(f"✓ {seen}")
-            except SurpriseError as surprise:
-                raise CommandError(str(surprise)) from surprise
-        self.stdout.write(self.style.SUCCESS("All is well."))
+                for step in walk(origin):
+                    self.stdout.write(f"✓ {step}")
+            except UnexpectedResultError as error:
+                raise CommandError(str(error)) from error
+        self.stdout.write(self.style.SUCCESS("No problems found."))
 
 
 def create_people() -> None:
@@ -91,15 +91,15 @@ def create_people() -> None:
 
 
 def make_server(port: int) -> ThreadedWSGIServer:
-    """A server on a port of this machine that is not yet serving; port 0 is any free one."""
+    """Return a server that is bound to a port and not yet started. Port 0 means any free port."""
     server = ThreadedWSGIServer(("127.0.0.1", port), QuietHandler)
     server.daemon_threads = True
     server.set_app(StaticFilesHandler(get_internal_wsgi_application()))
     return server
 
 
-def point_at_sandbox(server: ThreadedWSGIServer) -> str:
-    """Return the origin of the site; where HubSpot is the stand-in, that is where it is."""
+def configure_sandbox(server: ThreadedWSGIServer) -> str:
+    """Return the origin of the site, at which the sandbox is also reachable if the site uses it."""
     origin = f"http://127.0.0.1:{server.server_port}"
     if settings.USES_SANDBOX:
         settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, **sandbox_settings(origin)}
@@ -108,12 +108,12 @@ def point_at_sandbox(server: ThreadedWSGIServer) -> str:
 
 @contextmanager
 def serving() -> Iterator[str]:
-    """The site on a free port, for as long as the block lasts."""
+    """Serve the site on a free port within the block, and yield its origin."""
     with make_server(0) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
-            yield point_at_sandbox(server)
+            yield configure_sandbox(server)
         finally:
             server.shutdown()
             thread.join()

@@ -1,21 +1,21 @@
-/* Lists the app's events on the page, so that one sees what happened and when. */
-const WORDS = {
-  ready: "the chat is here",
-  identified: "the chat knows who you are",
-  anonymous: "the chat does not know who you are",
-  failed: "the chat could not be loaded, or nobody could say who you are",
-  reset: "another visitor: the former one’s chat is cleared",
-  widgetHidden: "there is no chat on this page",
-  conversationStarted: "a conversation has begun",
-  contactAssociated: "the conversation is a known contact’s",
+/* Lists the app's events on the page, with the time of each. */
+const DESCRIPTIONS = {
+  ready: "the chat has loaded",
+  identified: "the chat has identified you",
+  anonymous: "you are anonymous in the chat",
+  failed: "the chat or the identity could not be loaded",
+  reset: "the visitor has changed, so the previous chat was removed",
+  widgetHidden: "this page has no chat",
+  conversationStarted: "a conversation has started",
+  contactAssociated: "the conversation belongs to a known contact",
   widgetClosed: "the chat was closed",
 };
-for (const [name, words] of Object.entries(WORDS)) {
+for (const [name, description] of Object.entries(DESCRIPTIONS)) {
   document.addEventListener(`hubspot-identify:${name}`, () => {
     const item = document.createElement("li");
     const seconds = document.createElement("time");
     seconds.textContent = `${(performance.now() / 1000).toFixed(1)} s`;
-    item.append(seconds, ` ${words}`);
-    document.getElementById("happened")?.append(item);
+    item.append(seconds, ` ${description}`);
+    document.getElementById("events")?.append(item);
   });
 }

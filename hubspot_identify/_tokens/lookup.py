@@ -1,0 +1,52 @@
+"""One look into the cache, and the fetch that follows from it: all that happens on the request's thread."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..exceptions import HubSpotIdentifyError
+from .account import Account
+from .entries import VisitorToken
+from .fetch import start_fetch
+
+if TYPE_CHECKING:
+    from ..visitors import Visitor
+    from .workers import Job
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLookup:
+    """The result of a look into the cache: a token, or a fetch, and whether a further request is worthwhile."""
+
+    token: VisitorToken | None = None
+    fetch: Job | None = None
+    pending: bool = False
+
+    def wait(self, seconds: float) -> VisitorToken | None:
+        """Return the token, or wait for the fetch, whose failure has been logged."""
+        if self.token is None and self.fetch is not None and seconds > 0:
+            with suppress(HubSpotIdentifyError):
+                return self.fetch.wait(seconds)
+        return self.token
+
+    async def await_(self, seconds: float) -> VisitorToken | None:
+        """Do the same as :meth:`wait` without blocking the event loop."""
+        if self.token is None and self.fetch is not None and seconds > 0:
+            with suppress(HubSpotIdentifyError):
+                return await self.fetch.await_(seconds)
+        return self.token
+
+
+def read_cache_and_schedule(visitor: Visitor, account: Account) -> CacheLookup:
+    """Read the cache once, and schedule a fetch if one is due. Workers do everything else."""
+    now = time.time()
+    key = account.entry_key(visitor)
+    entry = account.read_entry(key)
+    token = VisitorToken(entry.token, visitor, entry.created_at) if entry.token else None
+    if not entry.is_due(account.profile(visitor), now) or account.breaker.is_open_locally:
+        return CacheLookup(token)
+    fetch = start_fetch(account, visitor, key, has_failure=entry.has_failure(now))
+    return CacheLookup(token, fetch, pending=token is None)
