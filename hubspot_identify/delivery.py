@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_PURPOSE_HEADERS = ("Sec-Purpose", "X-Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")
+#: Not from ``request.headers``, which takes ten times as long to build.
+_PURPOSE_HEADERS = ("HTTP_SEC_PURPOSE", "HTTP_X_SEC_PURPOSE", "HTTP_PURPOSE", "HTTP_X_PURPOSE", "HTTP_X_MOZ")
 
 
 def endpoint_url(config: Config) -> str | None:
@@ -90,8 +91,8 @@ def _is_prefetch(request: HttpRequest) -> bool:
 
     ``Sec-Purpose`` is the standard, and may be ``prefetch;prerender``. Older browsers, Turbo and htmx send others.
     """
-    purposes = " ".join(request.headers.get(name, "") for name in _PURPOSE_HEADERS).lower()
-    return "prefetch" in purposes or "preview" in purposes or "HX-Preloaded" in request.headers
+    purposes = " ".join(request.META.get(name, "") for name in _PURPOSE_HEADERS).lower()
+    return "prefetch" in purposes or "preview" in purposes or "HTTP_HX_PRELOADED" in request.META
 
 
 def _is_streamed(request: HttpRequest) -> bool:

@@ -75,9 +75,9 @@ def is_impersonated(request: HttpRequest, config: Config) -> bool:
         return True
     # The session keys of django-hijack, django-impersonate, django-su and django-loginas.
     loginas = getattr(settings, "LOGINAS_FROM_USER_SESSION_FLAG", "loginas_from_user")
-    keys = ("hijack_history", "_impersonate", "exit_users_pk", loginas)
+    keys = {"hijack_history", "_impersonate", "exit_users_pk", loginas}
     session = getattr(request, "session", None)
-    if session is not None and any(session.get(key) not in (None, []) for key in keys):
+    if session is not None and any(session[key] not in (None, []) for key in keys & session.keys()):
         return True
     return config.impersonated is not None and _as_bool("IMPERSONATED", config.impersonated(request))
 

@@ -27,8 +27,8 @@ _READ_OF_NAME = 4 * MAX_NAME_LENGTH  # A name may be a megabyte.
 _ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 #: Controls, line and paragraph separators, marks that change the direction of text, and surrogates. They are part of no
 #: name, and unsafe in logs and inboxes.
-_CONTROLS = re.compile(r"[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_CONTROLS_EXCEPT_BREAKS = re.compile(rf"(?![\n\t]){_CONTROLS.pattern}")
+_CONTROLS = r"[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+_CONTROLS_EXCEPT_BREAKS = rf"(?![\n\t]){_CONTROLS}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +104,23 @@ def _a_label(domain: str) -> str:
 def _clean_name(name: object) -> str:
     if not isinstance(name, str):
         raise InvalidVisitorError(f"A name is a {type(name).__name__}, not text.")
-    name = _CONTROLS.sub("", re.sub(r"\s", " ", name[:_READ_OF_NAME]))
+    name = name[:_READ_OF_NAME]
+    if not (name.isascii() and name.isprintable()):  # nearly all names are, and this is fast
+        name = re.sub(_CONTROLS, "", re.sub(r"\s", " ", name))
     return " ".join(name.split())[:MAX_NAME_LENGTH].rstrip()
 
 
 def _clean_context(context: object) -> tuple[tuple[str, str], ...]:
+    if context == ():
+        return ()
     pairs = tuple(context.items()) if isinstance(context, Mapping) else context
     if not isinstance(pairs, (tuple, list)) or not all(_is_pair_of_text(pair) for pair in pairs):
         raise InvalidVisitorError("The context does not consist of pairs of text.")
     if len(json.dumps(dict(pairs))) > MAX_CONTEXT_SIZE:
         raise InvalidVisitorError(f"The context is longer than {MAX_CONTEXT_SIZE} characters of JSON.")
-    cleaned = tuple(sorted((_CONTROLS.sub("", name), _CONTROLS_EXCEPT_BREAKS.sub("", text)) for name, text in pairs))
+    cleaned = tuple(
+        sorted((re.sub(_CONTROLS, "", name), re.sub(_CONTROLS_EXCEPT_BREAKS, "", text)) for name, text in pairs)
+    )
     names = {name for name, _ in cleaned}
     if len(names) < len(cleaned) or "" in names:
         raise InvalidVisitorError("The context has two equal names, or an empty one.")

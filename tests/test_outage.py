@@ -101,9 +101,7 @@ def test_many_log_ins_never_exceed_the_rate_limit_of_hubspot(
         server = token_server_process.open()
         server.set_scenario("rate_limit", calls=190, seconds=10)
         start_site(pair, backend, server)
-        log_ins = [
-            host.start(hosts.log_in, f"host{number}", 250, 6.0, (0.4, 1.0)) for number, host in enumerate(pair)
-        ]
+        log_ins = [host.start(hosts.log_in, f"host{number}", 250, 6.0, (0.4, 1.0)) for number, host in enumerate(pair)]
         identified = sum(future.result(90) for future in log_ins)
         calls = server.calls
         tokens = len(server.emails_by_token())

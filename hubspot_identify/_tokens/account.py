@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import operator
 import time
 from collections.abc import Callable
 from functools import cached_property
@@ -39,7 +41,7 @@ class Account:
         self._entry_digest = KeyedDigest("token", *scope)
         self._subject_digest = KeyedDigest("subject", config.portal_id)
         self._profile_digest = KeyedDigest("profile")
-        prefix = PREFIX + KeyedDigest("account", *scope)()
+        prefix = PREFIX + KeyedDigest("account", *scope)("")
         self.breaker = Breaker(config, prefix, store, now)
         self.rate_limit = RateLimit(config.rate_limit, prefix, store, now)
 
@@ -53,7 +55,13 @@ class Account:
 
     def profile(self, visitor: Visitor) -> str:
         """Return a digest of what may change about a visitor while the token stays valid."""
-        return self._profile_digest(visitor.email, visitor.first_name, visitor.last_name, visitor.context)
+        return self._profile_digest(json.dumps([visitor.email, visitor.first_name, visitor.last_name, visitor.context]))
+
+    def is_due(self, entry: Entry, visitor: Visitor, now: float) -> bool:
+        """Return whether to fetch a token, in the background if there is a valid one."""
+        if now < entry.retry_at:
+            return False
+        return entry.needs_token(now) or (entry.may_change(now) and entry.profile != self.profile(visitor))
 
     def read_entry(self, key: str) -> Entry:
         """Return the entry of a key. One read of the cache."""
@@ -123,7 +131,7 @@ class _Accounts:
         return get_account_chooser()
 
 
-_accounts = PerProcess(_Accounts)
+_accounts = PerProcess(lambda: _Accounts(None, None, None, None))
 
 
 def _current() -> _Accounts:
@@ -135,7 +143,7 @@ def _current() -> _Accounts:
         settings.INSTALLED_APPS,
         settings.SECRET_KEY,
     )
-    if [*map(id, accounts.created_from)] != [*map(id, live)]:
+    if any(map(operator.is_not, accounts.created_from, live)):
         accounts = _Accounts(*live)
         _accounts.set(accounts)
     return accounts

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 from ..conf import Config
 from ..exceptions import APIError, HubSpotIdentifyError
@@ -44,8 +44,7 @@ KEY_COOL_DOWN = 300.0  # after HubSpot has rejected a key that is fixed text
 STATE_GRACE = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """What all processes know.
 
     Attributes:
@@ -182,7 +181,7 @@ class Breaker:
     def _open(self, state: State, kind: str, cool_down: float, spread: float) -> bool:
         """Open the breaker, and return whether that is news to an operator."""
         seconds = cool_down * random.uniform(1 - spread, 1 + spread)  # noqa: S311 - no secret
-        self._write(replace(state, kind=kind, until=self._now() + seconds, cool_down=cool_down, failed=()))
+        self._write(state._replace(kind=kind, until=self._now() + seconds, cool_down=cool_down, failed=()))
         return state.kind != kind
 
     def _pause(self, state: State, error: APIError) -> None:
@@ -190,12 +189,12 @@ class Breaker:
         until = self._now() + seconds
         if until <= state.until:
             return
-        self._write(replace(state, kind="pause", until=until))
+        self._write(state._replace(kind="pause", until=until))
         if state.kind != "pause":
             logger.warning("No calls to HubSpot for %.0f s: %s%s", seconds, error, self._log_suffix)
 
     def _write(self, state: State) -> None:
-        self._store.set(self._key, asdict(state), max(0.0, state.until - self._now()) + STATE_GRACE)
+        self._store.set(self._key, state._asdict(), max(0.0, state.until - self._now()) + STATE_GRACE)
         self._store.delete(self._probe_key)
         self._open_until = state.until
 
@@ -220,7 +219,7 @@ class Breaker:
         """Count a failure without a time limit. Of simultaneous failures one may be lost: the next one counts."""
         failed = _with_visitor(state.failed, visitor)
         if len(failed) < (FAILURES if state.cool_down else VISITORS) and not concerns_all_visitors(error):
-            self._write(replace(state, failed=failed))
+            self._write(state._replace(failed=failed))
         elif isinstance(error, APIError) and error.status in CONFIGURATION_STATUSES:
             self._open_misconfigured(state, error, next_cool_down(state), COOL_DOWN_SPREAD)
         else:

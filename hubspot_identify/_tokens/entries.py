@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import zlib
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,7 +38,7 @@ OWNER_LENGTH = 32
 
 
 class KeyedDigest:
-    """A function from primitives to a digest that cannot be computed, or guessed from, without ``SECRET_KEY``.
+    """A function from a text to a digest that cannot be computed, or guessed from, without ``SECRET_KEY``.
 
     Args:
         purpose: digests for different purposes differ.
@@ -47,8 +48,8 @@ class KeyedDigest:
     def __init__(self, purpose: str, *scope: object) -> None:
         self._key = salted_hmac(f"hubspot_identify.{purpose}", json.dumps(scope), algorithm="sha256").digest()
 
-    def __call__(self, *parts: object) -> str:
-        return hashlib.blake2b(json.dumps(parts).encode(), key=self._key, digest_size=32).hexdigest()
+    def __call__(self, text: str) -> str:
+        return hashlib.blake2b(text.encode(), key=self._key, digest_size=32).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +109,13 @@ class Entry:
         """Return whether a failure of this visitor is on record."""
         return self.failed_at > 0 and now < self.retry_at + FAILURE_RECORD
 
-    def is_due(self, profile: str, now: float) -> bool:
-        """Return whether to fetch a token, in the background if there is a valid one."""
-        if now < self.retry_at:
-            return False
-        if self.token is None or self.is_old(now):
-            return True
-        return now - self.created_at >= CHANGE_AFTER and self.profile != profile
+    def needs_token(self, now: float) -> bool:
+        """Return whether there is no token, or one that is old."""
+        return self.token is None or now - self.created_at >= renewal_age(self)
 
-    def is_old(self, now: float) -> bool:
-        """Return whether the age of the token alone is a reason to renew it."""
-        age = now - self.created_at
-        return age >= RENEW_AFTER * (1 - RENEW_SPREAD) and age >= renewal_age(self)
+    def may_change(self, now: float) -> bool:
+        """Return whether changed names or context are a reason to renew the token."""
+        return now - self.created_at >= CHANGE_AFTER
 
     def without_token(self) -> Entry:
         """Return the entry without its token, with the failure on record and the time of the next attempt."""
@@ -158,5 +154,5 @@ def decode_entry(value: object, key: str, now: float) -> Entry:
 
 def renewal_age(entry: Entry) -> float:
     """Return the age in seconds at which a token is renewed. Ages are spread, so that renewals do not coincide."""
-    seed = hashlib.sha256(f"{entry.token}{entry.created_at}".encode()).digest()
-    return RENEW_AFTER * (1 - RENEW_SPREAD * int.from_bytes(seed[:4], "big") / 0xFFFFFFFF)
+    seed = zlib.crc32(f"{entry.token}{entry.created_at}".encode())
+    return RENEW_AFTER * (1 - RENEW_SPREAD * seed / 0xFFFFFFFF)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import logging
 import math
 import random
@@ -26,6 +25,9 @@ if TYPE_CHECKING:
     from .._hubspot.client import TokenClient
 
 logger = logging.getLogger(__name__)
+
+#: How far a fetch is. Overdue means that there was no response by the deadline.
+SCHEDULED, REQUESTED, ANSWERED, OVERDUE = "scheduled", "requested", "answered", "overdue"
 
 RETRY_REFUSED = 3600.0  # seconds until the next attempt for a visitor whose data HubSpot refuses
 RETRY_FAILED = (5.0, 30.0)  # seconds, drawn at random, after other failures
@@ -74,15 +76,6 @@ class UncachedCall(Job):
             self.finish(VisitorToken(value, self._visitor, created_at))
 
 
-class State(enum.Enum):
-    """How far a fetch is. ``OVERDUE`` means that there was no response by the deadline."""
-
-    SCHEDULED = enum.auto()
-    REQUESTED = enum.auto()
-    ANSWERED = enum.auto()
-    OVERDUE = enum.auto()
-
-
 class TokenFetch(Job):
     """One visitor's token on its way. Created on the request's thread; everything else runs on worker threads.
 
@@ -94,7 +87,7 @@ class TokenFetch(Job):
         self._visitor = visitor
         self._key, self._lock_key = key, f"{key}:lock"
         self._made_keys = account.store.made_keys(self._key, self._lock_key)
-        self._state = State.SCHEDULED
+        self._state = SCHEDULED
         self._state_lock = threading.Lock()  # a late response may arrive while the deadline is being recorded
         super().__init__(self._made_keys.get(key, key), account.config.timeout)
 
@@ -113,9 +106,9 @@ class TokenFetch(Job):
         A fetch has not failed if only a slow cache passed the deadline.
         """
         with self._account.store.using_keys(self._made_keys), self._state_lock:
-            if self._state is not State.REQUESTED:
+            if self._state != REQUESTED:
                 return
-            self._state = State.OVERDUE
+            self._state = OVERDUE
             text = f"HubSpot did not respond within {self._account.config.timeout:g} s."
             error = TransportError(text, request_sent=self._client.request_sent)
             self._record_failure(error)
@@ -127,9 +120,9 @@ class TokenFetch(Job):
         locked = account.store.add(self._lock_key, 1, math.ceil(account.config.timeout) + 1)
         entry = account.read_entry(self._key)  # another process may have stored a token since the first look
         now = time.time()
-        if not locked or not entry.is_due(account.profile(self._visitor), now):
+        if not locked or not account.is_due(entry, self._visitor, now):
             return entry, False
-        for_changes = entry.token is not None and not entry.is_old(now)
+        for_changes = not entry.needs_token(now)
         if account.allows_call(may_probe=not entry.has_failure(now), for_changes=for_changes):
             return entry, True
         if for_changes:
@@ -142,7 +135,7 @@ class TokenFetch(Job):
             if time.monotonic() >= self.deadline:  # a slow cache has taken all the time
                 return False
             self._client = client
-            self._state = State.REQUESTED
+            self._state = REQUESTED
             return True
 
     def _request(self, client: TokenClient, entry: Entry) -> None:
@@ -152,16 +145,16 @@ class TokenFetch(Job):
         except HubSpotIdentifyError as problem:
             error = problem.with_traceback(None)  # the frames of the call hold the key
             with self._state_lock:
-                if self._state is State.OVERDUE:
+                if self._state == OVERDUE:
                     return  # this fetch has been recorded as failed
-                self._state = State.ANSWERED
+                self._state = ANSWERED
                 self._record_failure(error)
             self._report(error)
         else:
             # A failure stays on record: names that a firewall blocks may alternate with names that it lets through.
             entry = replace(entry, token=value, created_at=created_at, profile=self._account.profile(self._visitor))
             with self._state_lock:
-                self._state = State.ANSWERED
+                self._state = ANSWERED
                 self._account.write_entry(self._key, entry)
             self._account.breaker.record_success()
             self.finish(self._token(entry))

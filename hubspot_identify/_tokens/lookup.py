@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..exceptions import HubSpotIdentifyError
 from .account import Account
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
     from .workers import Job
 
 
-@dataclass(frozen=True, slots=True)
-class CacheLookup:
+class CacheLookup(NamedTuple):
     """The result of a look into the cache: a token, or a fetch, and whether a further request is worthwhile."""
 
     token: VisitorToken | None = None
@@ -46,7 +44,7 @@ def read_cache_and_schedule(visitor: Visitor, account: Account) -> CacheLookup:
     key = account.entry_key(visitor)
     entry = account.read_entry(key)
     token = VisitorToken(entry.token, visitor, entry.created_at) if entry.token else None
-    if not entry.is_due(account.profile(visitor), now) or account.breaker.is_open_locally:
+    if not account.is_due(entry, visitor, now) or account.breaker.is_open_locally:
         return CacheLookup(token)
     fetch = start_fetch(account, visitor, key, has_failure=entry.has_failure(now))
     return CacheLookup(token, fetch, pending=token is None)
