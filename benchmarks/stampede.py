@@ -76,7 +76,7 @@ def run_child(way: str) -> None:
     from shop.views import user
 
     from hubspot_identify import services
-    from hubspot_identify._tokens.workers import get_workers
+    from hubspot_identify.testing import join_threads
     from hubspot_identify.visitors import user_visitor
 
     def textbook(number: int) -> None:
@@ -104,7 +104,7 @@ def run_child(way: str) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        get_workers().join(10)
+        join_threads(10)
         print("done", flush=True)
 
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 import io
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,7 @@ from requests.adapters import BaseAdapter
 from ._hubspot import client as client_module
 from ._tokens import store as store_module
 from ._tokens.account import account_for, reset_accounts
-from ._tokens.workers import get_workers, reset_workers
+from ._tokens.workers import reset_workers
 from .conf import AccountSettings
 from .exceptions import (
     AuthenticationError,
@@ -132,7 +133,7 @@ class FakeHubSpot:
 
     def settle(self) -> None:
         """Wait for the background threads, so that every token that was asked for is there."""
-        if self._let_go.is_set() and not get_workers().join(PATIENCE):
+        if self._let_go.is_set() and not join_threads(PATIENCE):
             raise AssertionError(f"A background thread did not end within {PATIENCE:.0f} s.")
 
     def identity_of(self, client: Client, account: str | None = None, **extra: Any) -> dict[str, Any] | None:
@@ -265,8 +266,20 @@ def _instead_of_network(answer: Answer, caches: _PrivateCaches) -> Iterator[None
         yield
 
 
+def join_threads(seconds: float) -> bool:
+    """Wait until no worker thread of the app is left, and return whether none is left."""
+    end = time.monotonic() + seconds
+    while threads := [thread for thread in threading.enumerate() if thread.name.startswith("hubspot-identify")]:
+        if time.monotonic() >= end:
+            return False
+        for thread in threads:
+            if thread.ident is not None:  # otherwise it is just about to start
+                thread.join(max(0.0, end - time.monotonic()))
+    return True
+
+
 def _join() -> None:
-    if not get_workers().join(PATIENCE):
+    if not join_threads(PATIENCE):
         raise AssertionError("A background thread of hubspot_identify outlived the test.")
 
 

@@ -25,8 +25,9 @@ from support.server import TokenServer, TokenServerProcess
 from hubspot_identify._hubspot import client
 from hubspot_identify._tokens import store
 from hubspot_identify._tokens.account import reset_accounts
-from hubspot_identify._tokens.workers import get_workers, reset_workers
+from hubspot_identify._tokens.workers import reset_workers
 from hubspot_identify.logs import reset_log_throttle
+from hubspot_identify.testing import join_threads
 
 # On a busy machine an example can take any time, and no property that is tested here is about time.
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -54,7 +55,7 @@ def fresh_process_state() -> Iterator[None]:
     yield
     # The servers of the test have been closed, so no thread waits for them any more.
     try:
-        if not get_workers().join(30):
+        if not join_threads(30):
             pytest.fail("A worker thread outlived the test.", pytrace=False)
     finally:
         reset_workers()

@@ -27,10 +27,10 @@ from support.server import TokenServer
 from hubspot_identify import identification, services
 from hubspot_identify._tokens.account import Account
 from hubspot_identify._tokens.store import Store
-from hubspot_identify._tokens.workers import get_workers
 from hubspot_identify.conf import Config, build_config
 from hubspot_identify.exceptions import ConfigurationError, InvalidVisitorError
 from hubspot_identify.logs import _last_logged
+from hubspot_identify.testing import join_threads
 from hubspot_identify.views import identity
 from hubspot_identify.visitors import Visitor
 
@@ -97,7 +97,7 @@ def test_sign_up_with_a_customers_address_gets_no_token_if_email_verified_is_mis
     assert render_django(request_by(eve)) == ""
     response = client.get("/hubspot/identity/", headers={"X-HubSpot-Identify": "1"})
     assert (response.status_code, response.json()) == (503, {"subject": None, "identity": None})
-    assert get_workers().join(5)
+    assert join_threads(5)
     assert hubspot.calls == 0
 
 
@@ -164,7 +164,7 @@ def test_reply_meant_for_another_key_is_a_miss(faulty_cache: type[FaultyCache], 
     for user in users * 3:
         identity_of_user = json.loads(fetch_identity(user).content)["identity"]
         assert identity_of_user is None or identity_of_user["token"] == f"token-of-{user.username}"
-        assert get_workers().join(5)
+        assert join_threads(5)
 
 
 def one_key() -> str:
@@ -320,7 +320,7 @@ def test_one_visitor_has_one_call_at_a_time(settings: Settings, hubspot: TokenSe
     assert fetch_identity(grace()).status_code == 202
     assert hubspot.wait_for_calls(2)
     hubspot.release()
-    assert get_workers().join(5)
+    assert join_threads(5)
     assert [request.json()["email"] for request in hubspot.requests()] == ["eve@example.com", "grace@example.com"]
     assert fetch_identity(grace()).status_code == 200
 
@@ -335,7 +335,7 @@ def test_one_visitor_cannot_use_up_the_rate_limit(settings: Settings, hubspot: T
     for number in range(10):
         eve = User(pk=3, username="eve", email="eve@example.com", first_name=f"Eve {number}")
         fetch_identity(eve)
-        assert get_workers().join(5)
+        assert join_threads(5)
         cache: Any = caches["default"]
         keys.add(frozenset(cache._cache))
     assert hubspot.calls == 1
@@ -391,4 +391,4 @@ def test_anonymous_visitors_cause_no_call(hubspot: TokenServer) -> None:
     for _ in range(10):
         assert services.identify(request_by(AnonymousUser())) == identification.ANONYMOUS
     assert hubspot.calls == 0
-    assert get_workers().join(0)
+    assert join_threads(0)

@@ -40,7 +40,7 @@ from hubspot_identify._tokens.fetch import (
     start_fetch,
 )
 from hubspot_identify._tokens.rate_limit import WINDOW
-from hubspot_identify._tokens.workers import Job, get_workers
+from hubspot_identify._tokens.workers import Job
 from hubspot_identify.exceptions import (
     AuthenticationError,
     InvalidRequestError,
@@ -50,6 +50,7 @@ from hubspot_identify.exceptions import (
     UnexpectedResponseError,
 )
 from hubspot_identify.signals import token_created, token_failed
+from hubspot_identify.testing import join_threads
 from hubspot_identify.visitors import Visitor
 
 NOW = 1_800_000_000.0
@@ -78,7 +79,7 @@ def fetch(visitor: Visitor = ADA, account: str = "") -> VisitorToken | None:
     try:
         return scheduled._future.result(GENEROUS_TIMEOUT)
     finally:
-        assert get_workers().join(GENEROUS_TIMEOUT)
+        assert join_threads(GENEROUS_TIMEOUT)
 
 
 def cached_entry(visitor: Visitor = ADA, now: float | None = None) -> Entry:
@@ -108,7 +109,7 @@ def test_token_is_cached_with_the_time_before_the_call(hubspot: TokenServer) -> 
         traveller.shift(2)
         hubspot.release()
         token = job._future.result(GENEROUS_TIMEOUT)
-        assert get_workers().join(GENEROUS_TIMEOUT)
+        assert join_threads(GENEROUS_TIMEOUT)
         assert token is not None
         assert hubspot.emails_by_token() == {token.value: ADA.email}
         assert token == VisitorToken(token.value, ADA, NOW)
@@ -201,7 +202,7 @@ def test_changed_names_are_tried_again_after_a_minute(hubspot: TokenServer, sett
         assert (hubspot.calls, cached_entry().token) == (1, "old")
         traveller.shift(RETRY_CHANGES)
         token = services.get_token(ADA, wait=GENEROUS_TIMEOUT)
-        assert get_workers().join(GENEROUS_TIMEOUT)
+        assert join_threads(GENEROUS_TIMEOUT)
         assert token != services.get_token(ADA)
         store_entry(EVE, **{**changed, "created_at": NOW - 9 * HOUR})
         traveller.shift(1)
@@ -446,7 +447,7 @@ def test_late_call_counts_as_a_failure_and_its_token_is_cached(
     assert cached_entry().has_failure(time.time())
     assert cached_entry().retry_at > time.time()
     short_timeout.release()
-    assert get_workers().join(GENEROUS_TIMEOUT)
+    assert join_threads(GENEROUS_TIMEOUT)
     token = services.get_token(ADA)
     assert token is not None
     assert short_timeout.emails_by_token() == {token.value: ADA.email}
@@ -479,7 +480,7 @@ def test_late_error_is_counted_once(short_timeout: TokenServer, reported_errors:
     assert wait_until(lambda: len(reported_errors) > 0)
     recorded = cached_entry()
     short_timeout.set_scenario("refused")  # ends the connection
-    assert get_workers().join(GENEROUS_TIMEOUT)
+    assert join_threads(GENEROUS_TIMEOUT)
     assert cached_entry() == recorded
     assert len(reported_errors) == 1
 
@@ -503,7 +504,7 @@ def test_slow_signal_receiver_causes_no_failure(
             assert scheduled.wait(GENEROUS_TIMEOUT) is not None  # before the receiver returns
         scheduled.on_deadline()
         deadline_passed.set()
-        assert get_workers().join(GENEROUS_TIMEOUT)
+        assert join_threads(GENEROUS_TIMEOUT)
     finally:
         for signal in (token_created, token_failed):
             signal.disconnect(receiver)
@@ -531,7 +532,7 @@ def test_slow_cache_causes_no_failure(
         scheduled.wait(GENEROUS_TIMEOUT)
     scheduled.on_deadline()
     deadline_passed.set()
-    assert get_workers().join(GENEROUS_TIMEOUT)
+    assert join_threads(GENEROUS_TIMEOUT)
     assert (short_timeout.calls, reported_errors) == (0, [])
     assert "hubspot_identify._tokens.fetch" not in [record.name for record in caplog.records]
     assert get_account().breaker.state == CLOSED
@@ -562,7 +563,7 @@ def test_token_that_arrives_while_the_failure_is_recorded_is_not_lost(
     faulty_cache.instead.update(get=get, set=set_and_notify)
     scheduled.on_deadline()
     assert released.is_set()
-    assert get_workers().join(GENEROUS_TIMEOUT)
+    assert join_threads(GENEROUS_TIMEOUT)
     faulty_cache.reset()
     assert cache.get(key)["token"] in hubspot.emails_by_token()
 

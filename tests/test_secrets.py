@@ -28,9 +28,9 @@ from support.server import TokenServer
 
 from hubspot_identify import services, signals
 from hubspot_identify._hubspot import client as client_module
-from hubspot_identify._tokens.workers import get_workers
 from hubspot_identify.conf import get_config
 from hubspot_identify.exceptions import HubSpotIdentifyError
+from hubspot_identify.testing import join_threads
 from hubspot_identify.visitors import Visitor
 
 KEY = "pat-na1-5ec2e7.5ec2e7"
@@ -236,7 +236,7 @@ def test_failed_call_discloses_no_secret(
     assert found_in(log) == []
     assert not re.search(r"^ERROR forged", log, re.MULTILINE)
 
-    assert get_workers().join(GENEROUS_TIMEOUT)
+    assert join_threads(GENEROUS_TIMEOUT)
     (sent,) = signals_sent
     sent["error"].hubspot_message = ""
     for report in reports_of(sent["error"], settings):

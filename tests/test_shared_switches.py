@@ -18,9 +18,9 @@ from hubspot_identify import services
 from hubspot_identify._hubspot.client import TokenClient
 from hubspot_identify._tokens.account import reset_accounts
 from hubspot_identify._tokens.entries import VisitorToken
-from hubspot_identify._tokens.workers import get_workers
 from hubspot_identify.conf import Config
 from hubspot_identify.exceptions import HubSpotIdentifyError
+from hubspot_identify.testing import join_threads
 from hubspot_identify.visitors import Visitor
 
 pytestmark = pytest.mark.slow
@@ -78,7 +78,7 @@ def share_identified(attackers: list[Visitor], burst: int = BURST) -> float:
 def fetch(visitor: Visitor) -> VisitorToken | None:
     """Return the visitor's token, and wait until the worker is free again."""
     token = services.get_token(visitor, wait=GENEROUS_TIMEOUT)
-    assert get_workers().join(GENEROUS_TIMEOUT)
+    assert join_threads(GENEROUS_TIMEOUT)
     return token
 
 

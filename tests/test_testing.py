@@ -17,12 +17,13 @@ from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.test import Client
 from pytest_django import Settings
+from support.clocks import GENEROUS_TIMEOUT
 from support.server import TokenServer
 
 from hubspot_identify import exceptions, services, testing
-from hubspot_identify._tokens.workers import Workers, get_workers
+from hubspot_identify._tokens.workers import get_workers
 from hubspot_identify.conf import get_config
-from hubspot_identify.testing import FAILURES, UnmockedCallError, fake_hubspot, no_hubspot
+from hubspot_identify.testing import FAILURES, UnmockedCallError, fake_hubspot, join_threads, no_hubspot
 from hubspot_identify.visitors import Visitor
 
 ADA = Visitor("ada@example.com", "Ada", "Lovelace", context=(("plan", "pro"),))
@@ -205,18 +206,16 @@ def test_thread_that_does_not_end_raises(monkeypatch: pytest.MonkeyPatch) -> Non
     def hang_in_block() -> None:
         with fake_hubspot(API_KEY=hang) as hubspot:
             services.get_token(ADA)
-            hanging.append(get_workers())
             with pytest.raises(AssertionError):
                 hubspot.settle()
             settled.append(True)
 
-    hanging: list[Workers] = []
     settled: list[bool] = []
     with pytest.raises(AssertionError):
         hang_in_block()
     assert settled == [True]
     released.set()
-    assert hanging[0].join(5)
+    assert join_threads(GENEROUS_TIMEOUT)
 
 
 def test_cache_is_empty_after_the_block() -> None:
@@ -269,8 +268,8 @@ def test_pytest_plugin(tmp_path: Path, fixtures: str) -> None:
     (tmp_path / "pytest.ini").write_text(f"[pytest]\nusefixtures = {fixtures}\n")
     (tmp_path / "test_site.py").write_text(
         textwrap.dedent("""
-            from hubspot_identify import services, testing
-            from hubspot_identify._tokens.workers import get_workers
+            from hubspot_identify import services
+            from hubspot_identify.testing import join_threads
             from hubspot_identify.visitors import Visitor
 
             ADA = Visitor("ada@example.com")
@@ -285,7 +284,7 @@ def test_pytest_plugin(tmp_path: Path, fixtures: str) -> None:
             def test_unmocked(settings):
                 settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "BASE_URL": "http://127.0.0.1:1"}
                 assert services.get_token(ADA, wait=5.0) is None
-                assert get_workers().join(30)
+                assert join_threads(30)
         """)
     )
     command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "-p", "no:randomly"]

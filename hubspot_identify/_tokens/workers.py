@@ -106,7 +106,6 @@ class Workers:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._jobs: set[Job] = set()
-        self._threads: set[threading.Thread] = set()
 
     def submit(self, job: Job, *, may_take_last_slot: bool = True) -> Job | None:
         """Start a job, or return the job that runs with the same key. Does not wait and opens no socket.
@@ -129,23 +128,12 @@ class Workers:
             if not self._can_start(abandoned=self._jobs.difference(active)):
                 return None
             try:
-                self._start_thread("hubspot-identify", self._run, job)
+                _start_thread("hubspot-identify", self._run, job)
             except RuntimeError:  # no more threads, or the interpreter is shutting down
                 log_throttled(logger, logging.ERROR, "No thread can be started to fetch a token.")
                 return None
             self._jobs.add(job)
         return job
-
-    def join(self, seconds: float) -> bool:
-        """Wait until no thread is left, at most so many seconds, and return whether none is left. For tests."""
-        end = time.monotonic() + seconds
-        while self._threads and time.monotonic() < end:
-            for thread in list(self._threads):
-                if thread.ident is None:  # it is just about to start
-                    time.sleep(0.001)
-                else:
-                    thread.join(max(0.0, end - time.monotonic()))
-        return not self._threads
 
     def _can_start(self, abandoned: set[Job]) -> bool:
         if not all(job.started for job in abandoned):
@@ -167,24 +155,6 @@ class Workers:
         )
         return False
 
-    def _start_thread(self, name: str, function: Callable[..., None], *args: object) -> None:
-        thread = threading.Thread(target=self._on_thread, args=(function, *args), name=name, daemon=True)
-        self._threads.add(thread)
-        try:
-            thread.start()
-        except RuntimeError:
-            self._threads.discard(thread)
-            raise
-
-    def _on_thread(self, function: Callable[..., None], *args: object) -> None:
-        try:
-            function(*args)
-        finally:
-            for handler in (connections, caches):  # what Django opened for this thread, which ends here
-                with _errors_logged():
-                    handler.close_all()
-            self._threads.discard(threading.current_thread())
-
     def _run(self, job: Job) -> None:
         job.started = True
         ended = threading.Event()
@@ -192,19 +162,33 @@ class Workers:
             if time.monotonic() < job.deadline:
                 client = _new_client()
                 with suppress(RuntimeError):  # without a second thread, only the timeouts of sockets limit the call
-                    self._start_thread("hubspot-identify-deadline", self._watch_deadline, job, client, ended)
+                    _start_thread("hubspot-identify-deadline", _watch_deadline, job, client, ended)
                 job.run(client)
         job.finish()
         ended.set()
         with self._lock:
             self._jobs.discard(job)
 
-    def _watch_deadline(self, job: Job, client: TokenClient, ended: threading.Event) -> None:
-        if not ended.wait(max(0.0, job.deadline - time.monotonic())):
+
+def _watch_deadline(job: Job, client: TokenClient, ended: threading.Event) -> None:
+    if not ended.wait(max(0.0, job.deadline - time.monotonic())):
+        with _errors_logged():
+            job.on_deadline()
+        if not ended.wait(ABORT_AFTER):
+            client.abort()
+
+
+def _start_thread(name: str, function: Callable[..., None], *args: object) -> None:
+    threading.Thread(target=_on_thread, args=(function, *args), name=name, daemon=True).start()
+
+
+def _on_thread(function: Callable[..., None], *args: object) -> None:
+    try:
+        function(*args)
+    finally:
+        for handler in (connections, caches):  # what Django opened for this thread, which ends here
             with _errors_logged():
-                job.on_deadline()
-            if not ended.wait(ABORT_AFTER):
-                client.abort()
+                handler.close_all()
 
 
 @contextmanager

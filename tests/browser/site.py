@@ -22,8 +22,8 @@ from support.programs import lacking
 from support.site import serving_site
 
 from hubspot_identify._hubspot import client
-from hubspot_identify._tokens.workers import get_workers
 from hubspot_identify.sandbox.state import sandbox
+from hubspot_identify.testing import join_threads
 
 PORTAL = "123"
 NONCE = "bm9uY2Utb2YtdGhlLXRlc3Rz"
@@ -133,7 +133,7 @@ def middleware(get_response: View) -> View:
             return response if isinstance(response, HttpResponseBase) else response()
         response = get_response(request)
         if response.status_code == 202:
-            get_workers().join(3)
+            join_threads(3)
             if site.waits_for_tokens:
                 response = get_response(request)
         return response

@@ -136,9 +136,9 @@ def stampede(email: str, requests: int) -> list[str | None]:
 
 def rest() -> None:
     """Wait until no worker is busy."""
-    from hubspot_identify._tokens.workers import get_workers
+    from hubspot_identify.testing import join_threads
 
-    assert get_workers().join(30)
+    assert join_threads(30)
 
 
 def visit(name: str, threads: int, seconds: float, pause: float) -> dict[str, Any]:

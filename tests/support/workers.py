@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from hubspot_identify._hubspot.client import TokenClient
 from hubspot_identify._tokens.entries import VisitorToken
-from hubspot_identify._tokens.workers import Job, get_workers
+from hubspot_identify._tokens.workers import Job
 from hubspot_identify.exceptions import HubSpotIdentifyError
+from hubspot_identify.testing import join_threads
 
 from .clocks import GENEROUS_TIMEOUT
 
@@ -17,7 +18,7 @@ Task = Callable[[Job, TokenClient], "VisitorToken | None"]
 
 def wait_for_workers() -> None:
     """Wait until no worker is busy."""
-    assert get_workers().join(GENEROUS_TIMEOUT)
+    assert join_threads(GENEROUS_TIMEOUT)
 
 
 class TaskJob(Job):
