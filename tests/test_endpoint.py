@@ -17,6 +17,7 @@ from pytest_django import Settings
 from support.app_settings import configure
 from support.pages import ada, grace, keep_token, subject_for
 
+from hubspot_identify._tokens.entries import EXPIRE_AFTER
 from hubspot_identify.exceptions import ConfigurationError, UnknownAccountError
 from hubspot_identify.testing import FakeHubSpot, fake_hubspot
 
@@ -65,8 +66,8 @@ def content_of(response: HttpResponse) -> Any:
     assert response.status_code == 200
     content = json.loads(response.content)
     if content["identity"] is not None:
-        assert 41300 < content["identity"]["expires_in"] <= 41400
-        content["identity"]["expires_in"] = 41400
+        assert EXPIRE_AFTER - 100 < content["identity"]["expires_in"] <= EXPIRE_AFTER
+        content["identity"]["expires_in"] = int(EXPIRE_AFTER)
     return content
 
 

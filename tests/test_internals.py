@@ -7,6 +7,7 @@ import pkgutil
 import re
 import tomllib
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from support.manual import ROOT, table_of, tree_of
 import hubspot_identify
 
 PAGE = "docs/internals"
+PACKAGE = Path(hubspot_identify.__file__).parent
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
 MODULES = {
     module.name.removeprefix("hubspot_identify."): import_module(module.name)
@@ -92,3 +94,11 @@ def test_functions_exist() -> None:
     existing = {f"{name}.{function}()" for name, owner in owners for function in dir(owner)}
     assert "views.identity()" in functions
     assert functions - existing == set()
+
+
+def test_modules_named_in_contributing_exist() -> None:
+    """A newcomer finds every place that the table names."""
+    places = [place for _, place in table_of("CONTRIBUTING", 0)]
+    paths = {path for place in places for path in re.findall(r"[\w/]+(?:\.py|\.js|/)", place)}
+    assert len(paths) > 10
+    assert [path for path in paths if not any((folder / path).exists() for folder in (PACKAGE, ROOT))] == []

@@ -43,7 +43,7 @@ GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
 
 def words_of(page: str) -> str:
-    return " ".join(text_of(f"docs/{page}").split())
+    return " ".join(text_of(page if page.isupper() else f"docs/{page}").split())
 
 
 def block_with(page: str, text: str, language: str = "python") -> str:
@@ -314,6 +314,12 @@ def test_settings_for_serverless_sites(configured: Configured) -> None:
 def test_numbers_of_the_manual_are_those_of_the_code() -> None:
     """Limits, times and sizes in the text follow from the constants."""
     visitors, fleets, config = words_of("visitors"), words_of("fleets"), Config()
+    readme, security = words_of("README"), words_of("SECURITY")
+    assert f"after about {RENEW_AFTER / HOUR:g} of its 12 hours" in readme
+    assert f"once in about {RENEW_AFTER / HOUR:g} hours" in readme
+    assert f"a call in {RENEW_AFTER / HOUR:g} hours" in fleets
+    for page in (readme, security):
+        assert f"for up to {EXPIRE_AFTER / HOUR:g} hours" in page
     assert f"{MAX_CONTEXT_SIZE} characters" in visitors
     assert f"{CHANGE_AFTER / 60:g} minutes" in visitors
 

@@ -40,6 +40,7 @@ from support.pages import (
     subject_for,
 )
 
+from hubspot_identify._tokens.entries import EXPIRE_AFTER
 from hubspot_identify.exceptions import ConfigurationError, UnknownAccountError
 from hubspot_identify.services import Identification, identify
 from hubspot_identify.testing import fake_hubspot
@@ -169,7 +170,7 @@ def test_inline_element_has_subject_identity_and_endpoint(render: Render, config
     """The element has the visitor's identity, and the endpoint for the time when that expires."""
     configure(DELIVERY="inline")
     keep_token(ada())
-    identity = '{"email": "ada@example.com", "token": "token-of-ada", "expires_in": 41400}'
+    identity = json.dumps({"email": "ada@example.com", "token": "token-of-ada", "expires_in": int(EXPIRE_AFTER)})
     personal = f' data-subject="{subject_for(ada())}" data-identity="{escape(identity)}"></script>'
     assert render(request_by(ada())) == DEFERRED.replace("></script>", personal)
 
