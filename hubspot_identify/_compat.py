@@ -1,10 +1,10 @@
-"""What differs between the versions of Django, and the names of others that are not public."""
+"""Differences between the versions of Django, and private names of Django and other packages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import django
 
@@ -18,7 +18,7 @@ Request = TypeVar("Request", "HttpRequest", "HttpRequest | None")
 
 
 def django_request(request: Request) -> Request:
-    """The request of Django's in one of Django REST framework's, which would keep to itself what is noted on it."""
+    """Return Django's request of one of Django REST framework's. Attributes set on the latter do not reach Django."""
     return getattr(request, "_request", request)
 
 
@@ -50,39 +50,36 @@ def keep_out_of_logs(response: HttpResponseBase) -> None:
 
 
 @contextmanager
-def fixed_cache_keys(cache: BaseCache, made: Mapping[str, str], prefix: str) -> Iterator[bool]:
-    """Within the block, have a cache use the keys that another thread made, and yield whether it does.
+def fixed_cache_keys(cache: BaseCache, made: Mapping[str, str], prefix: str) -> Iterator[None]:
+    """Within the block, have a cache use the keys that another thread made.
 
-    ``KEY_FUNCTION`` may depend on the thread. That of django-tenants reads the connection's schema.
+    ``KEY_FUNCTION`` may depend on the thread, and so may a ``make_key()`` of the back end. django-tenants reads the
+    connection's schema. Both are replaced: Django's back ends call the method, and django-redis calls the function.
 
     Args:
         cache: the instance of this thread.
         made: what ``make_key()`` returned on the other thread, by key.
-        prefix: of the app's other keys, for which Django's default is used if ``KEY_FUNCTION`` fails on this thread.
+        prefix: of the app's other keys, for which Django's default is used if the original fails on this thread.
     """
     from django.core.cache.backends.base import default_key_func  # not loaded with HubSpot's client
 
-    original = getattr(cache, "key_func", default_key_func)
+    def fixed(original: Callable[..., str]) -> Callable[..., str]:
+        def make(key: str, *args: Any, **options: Any) -> str:
+            if key in made:
+                return made[key]
+            try:
+                return original(key, *args, **options)
+            except Exception:  # it is the site's function, and may find nothing on this thread that it could read
+                if not key.startswith(prefix):
+                    raise
+                return default_key_func(key, cache.key_prefix, cache.version)
 
-    def key_func(key: str, key_prefix: str, version: int) -> str:
-        if key in made:
-            return made[key]
-        try:
-            return original(key, key_prefix, version)
-        except Exception:  # it is the site's function, and may find nothing on this thread that it could read
-            if not key.startswith(prefix):
-                raise
-            return default_key_func(key, key_prefix, version)
+        return make
 
-    cache.key_func = key_func
+    key_func = cache.key_func
+    cache.key_func, cache.make_key = fixed(key_func), fixed(cache.make_key)  # type: ignore[method-assign]
     try:
-        yield _makes(cache, made)
+        yield
     finally:
-        cache.key_func = original
-
-
-def _makes(cache: BaseCache, made: Mapping[str, str]) -> bool:
-    try:
-        return all(cache.make_key(key) == made[key] for key in made)
-    except Exception:  # noqa: BLE001 - a back end's own make_key(), which may depend on the thread as well
-        return False
+        cache.key_func = key_func
+        vars(cache).pop("make_key", None)  # the method of the class remains

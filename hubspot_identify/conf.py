@@ -11,7 +11,7 @@ import difflib
 import inspect
 import ipaddress
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from types import MappingProxyType
@@ -59,11 +59,8 @@ def _of_type(value: Any, types: type | tuple[type, ...], expected: str) -> Any:
 def _api_key(value: Any) -> Any:
     if callable(value):
         return _callable(value)
-    if value is None or value == "":
-        raise _InvalidError("is missing")
-    key = _of_type(value, str, "a string or a callable").strip()
-    problem = api_key_problem(key)
-    if problem:
+    key = _of_type("" if value is None else value, str, "a string or a callable").strip()
+    if problem := api_key_problem(key):
         raise _InvalidError(problem)
     return key
 
@@ -71,7 +68,7 @@ def _api_key(value: Any) -> Any:
 def api_key_problem(key: str) -> str | None:
     """Return why a stripped key cannot be sent to HubSpot, or ``None``. Does not quote the key."""
     if not key:
-        return "is empty"
+        return "is missing or empty"
     if not key.isascii():
         return "contains characters that are not ASCII"
     if not key.isprintable() or " " in key:
@@ -123,7 +120,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _choice(value: object, choices: tuple[str | None, ...]) -> object:
+def _choice(value: object, choices: Sequence[str | None]) -> object:
     if value not in choices:
         raise _InvalidError("has an unknown value")
     return value
@@ -172,10 +169,8 @@ def _widget(value: Mapping[str, Any]) -> Mapping[str, str | bool]:
     return MappingProxyType({**DEFAULT_WIDGET, **_of_type(value, Mapping, "a dict")})
 
 
-def _cache(value: object) -> str:
-    if not isinstance(value, str) or value not in settings.CACHES:
-        raise _InvalidError("must be an alias in settings.CACHES")
-    return value
+def _cache(value: object) -> object:
+    return _choice(value, [*settings.CACHES])
 
 
 def setting(default: object, parser: Callable[..., Any], hint: str, *, repr: bool = True, **arguments: object) -> Any:
@@ -207,9 +202,7 @@ class Config:
     region: str = setting("na1", _string, 'a region of HubSpot, such as "na1" or "eu1"', pattern=r"[a-z]{2}[0-9]")
     loader_url: str | None = setting(None, _loader_url, 'a URL or path, such as "https://js.hs-scripts.com/123.js"')
     visitor: Callable[[Any, HttpRequest | None], Visitor | None] = setting(
-        "hubspot_identify.visitors.user_visitor",
-        _callable,
-        "a callable (user, request) -> Visitor or None, or its dotted path",
+        "hubspot_identify.visitors.user_visitor", _callable, "a callable (user, request) -> Visitor or its dotted path"
     )
     email_verified: Callable[[Any, str], bool] | bool | None = setting(
         None,

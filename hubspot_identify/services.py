@@ -16,8 +16,8 @@ from asgiref.sync import sync_to_async
 from ._compat import django_request, keep_out_of_page_caches
 from ._tokens.account import Account, account_for, get_account
 from ._tokens.entries import VisitorToken
-from ._tokens.fetch import start_uncached_call
-from ._tokens.lookup import read_cache_and_schedule
+from ._tokens.fetch import UncachedCall
+from ._tokens.lookup import CacheLookup, read_cache_and_schedule
 from .delivery import endpoint_url, is_inline
 from .exceptions import ConfigurationError, TransportError
 from .identification import Identification, identification_of, identify_account, look_up
@@ -26,8 +26,6 @@ from .visitors import Visitor
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
-
-    from ._tokens.workers import Job
 
 __all__ = [
     "Identification",
@@ -57,20 +55,18 @@ def create_token(visitor: Visitor, *, account: str | None = None) -> VisitorToke
     Raises:
         HubSpotIdentifyError: there is no token. The subclass says what to do about it.
     """
-    resolved = _enabled_account(visitor, account)
-    end = time.monotonic() + resolved.config.timeout
-    while (call := start_uncached_call(resolved, visitor)) is None and time.monotonic() < end:
+    call = UncachedCall(_enabled_account(visitor, account), visitor)
+    while not call.start() and time.monotonic() < call.deadline:
         time.sleep(_POLL)
-    return _token_or_raise(call, call.wait(end - time.monotonic()) if call else None)
+    return _token_or_raise(call.wait())
 
 
 async def acreate_token(visitor: Visitor, *, account: str | None = None) -> VisitorToken:
     """Asynchronous :func:`create_token`."""
-    resolved = _enabled_account(visitor, account)
-    end = time.monotonic() + resolved.config.timeout
-    while (call := start_uncached_call(resolved, visitor)) is None and time.monotonic() < end:
+    call = UncachedCall(_enabled_account(visitor, account), visitor)
+    while not call.start() and time.monotonic() < call.deadline:
         await asyncio.sleep(_POLL)
-    return _token_or_raise(call, await call.await_(end - time.monotonic()) if call else None)
+    return _token_or_raise(await call.await_())
 
 
 def get_token(visitor: Visitor, wait: float = 0.0, *, account: str | None = None) -> VisitorToken | None:
@@ -84,18 +80,13 @@ def get_token(visitor: Visitor, wait: float = 0.0, *, account: str | None = None
     Returns:
         the token, or ``None``. Failures of HubSpot and the cache are logged and never raised.
     """
-    resolved = _checked_account(visitor, account, wait)
-    if not resolved.config.enabled:
-        return None
-    return read_cache_and_schedule(visitor, resolved).wait(wait)
+    return _look_up(visitor, account, wait).wait(wait)
 
 
 async def aget_token(visitor: Visitor, wait: float = 0.0, *, account: str | None = None) -> VisitorToken | None:
     """Asynchronous :func:`get_token`."""
-    resolved = _checked_account(visitor, account, wait)
-    if not resolved.config.enabled:
-        return None
-    return await (await sync_to_async(read_cache_and_schedule)(visitor, resolved)).await_(wait)
+    lookup = await sync_to_async(_look_up)(visitor, account, wait)
+    return await lookup.await_(wait)
 
 
 def forget_token(visitor: Visitor, *, account: str | None = None) -> None:
@@ -129,13 +120,13 @@ def identify(request: HttpRequest, *, wait: float | None = None, account: str | 
             for 0 otherwise.
         account: a name from ``ACCOUNTS``; ``None`` for the one that ``CHOOSE_ACCOUNT`` returns.
     """
-    resolved = account_for(request, account)
+    resolved = _account_of_page(request, account)
     return _mark_page(request, identify_account(request, resolved, _page_wait(wait, resolved)))
 
 
 async def aidentify(request: HttpRequest, *, wait: float | None = None, account: str | None = None) -> Identification:
     """Asynchronous :func:`identify`, whose result views pass to the tag: ``identity=await aidentify(request)``."""
-    resolved = await sync_to_async(account_for)(request, account)
+    resolved = await sync_to_async(_account_of_page)(request, account)
     seconds = _page_wait(wait, resolved)
     visitor, lookup = await sync_to_async(look_up)(request, resolved)
     return _mark_page(request, identification_of(visitor, resolved, lookup, await lookup.await_(seconds)))
@@ -149,18 +140,25 @@ def _page_wait(wait: float | None, account: Account) -> float:
     return wait
 
 
+def _account_of_page(request: HttpRequest, name: str | None) -> Account:
+    """Return the account of a request, and keep its page out of page caches, since it may be personal."""
+    keep_out_of_page_caches(django_request(request))
+    return account_for(request, name)
+
+
 def _mark_page(request: HttpRequest, identification: Identification) -> Identification:
-    """Keep the response to a request out of page caches, since the view may write the identification into it."""
-    page = django_request(request)
-    keep_out_of_page_caches(page)
+    """Tell ``IdentifiedPageMiddleware`` that the page may identify its visitor."""
     if identification.subject is not None:
-        mark_identified(page)
+        mark_identified(django_request(request))
     return identification
 
 
-def _token_or_raise(call: Job | None, token: VisitorToken | None) -> VisitorToken:
-    if call is None:
-        raise TransportError("No worker available: all are waiting for HubSpot.")
+def _look_up(visitor: Visitor, account: str | None, wait: float) -> CacheLookup:
+    resolved = _checked_account(visitor, account, wait)
+    return read_cache_and_schedule(visitor, resolved) if resolved.config.enabled else CacheLookup()
+
+
+def _token_or_raise(token: VisitorToken | None) -> VisitorToken:
     if token is None:
         raise TransportError("The call failed with an unexpected error; see the log for details.")
     return token
@@ -169,8 +167,7 @@ def _token_or_raise(call: Job | None, token: VisitorToken | None) -> VisitorToke
 def _enabled_account(visitor: Visitor, account: str | None) -> Account:
     resolved = _checked_account(visitor, account)
     if resolved.config.enabled is False:
-        hint = "Set it to True before you call create_token()."
-        raise ConfigurationError("ENABLED", "HUBSPOT_IDENTIFY['ENABLED'] is False.", hint)
+        raise ConfigurationError("ENABLED", "HUBSPOT_IDENTIFY['ENABLED'] is False.", "Set it to True to create tokens.")
     return resolved
 
 

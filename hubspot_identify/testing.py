@@ -1,23 +1,24 @@
-"""A fake HubSpot for the test suites of sites: tokens without any network.
+"""A fake HubSpot for the test suites of sites: it creates tokens without any network.
 
-With pytest, in the ``conftest.py`` at the top::
+For pytest, add a line to the ``conftest.py`` in the root directory::
 
     pytest_plugins = ["hubspot_identify.testing"]
 
-provides the fixture ``hubspot`` for tests that are about the chat. It does not affect other tests::
+It provides the fixture ``hubspot`` for tests of the chat, and does not affect other tests::
 
     def test_chat_knows_the_user(client, django_user_model, hubspot):
         client.force_login(django_user_model.objects.create_user("ada", "ada@example.com"))
         assert hubspot.identity_of(client)["email"] == "ada@example.com"
         assert hubspot.identified == ["ada@example.com"]
 
-Elsewhere, :func:`fake_hubspot` is a context manager and a decorator of test methods. So is :func:`no_hubspot`, which
-makes every call to HubSpot an error. To do so in all tests of a pytest suite, add a line to pytest's settings::
+Without pytest, use :func:`fake_hubspot` as a context manager or as a decorator of test methods. :func:`no_hubspot` is
+used in the same way, and makes every call to HubSpot an error. To do this in all tests of a pytest suite, add a line to
+pytest's settings::
 
     usefixtures = unmocked_hubspot_is_an_error
 
-Everything but the network is real: settings, the gate, cache entries, circuit breaker, worker threads. The app uses a
-cache of its own meanwhile, and no thread is left at the end of the block.
+Everything except the network is real: settings, the gate, cache entries, circuit breaker and worker threads. During a
+test, the app uses a cache of its own. No worker thread remains at the end.
 """
 
 from __future__ import annotations
@@ -61,12 +62,12 @@ from .visitors import Visitor
 if TYPE_CHECKING:
     from django.test import Client
 
-PATIENCE = 10.0  # seconds for background threads to end
+JOIN_TIMEOUT = 10.0  # seconds within which worker threads must end
 KEY = "key-of-the-fake"
 
-Answer = Callable[[requests.PreparedRequest], requests.Response]
+Responder = Callable[[requests.PreparedRequest], requests.Response]
 
-#: The status and category with which HubSpot means each of its errors.
+#: The status and category of HubSpot's response for each exception.
 STATUSES: Mapping[type[HubSpotIdentifyError], tuple[int, str]] = {
     InvalidRequestError: (400, "VALIDATION_ERROR"),
     AuthenticationError: (401, "INVALID_AUTHENTICATION"),
@@ -78,16 +79,16 @@ FAILURES = (*STATUSES, CredentialError, TransportError, UnexpectedResponseError)
 
 
 class UnmockedCallError(HubSpotIdentifyError, AssertionError):
-    """A test had HubSpot asked for a token without saying that it would."""
+    """A test called HubSpot without :func:`fake_hubspot`."""
 
 
 class FakeHubSpot:
-    """HubSpot, as far as a test sees it.
+    """The fake HubSpot of a test, which records the calls.
 
     Attributes:
-        visitors: for whom tokens were made, in the order of the calls, with names and context.
-        tokens: the e-mail address by token.
-        calls: how many calls were made, those that failed included.
+        visitors: the visitors for whom it created tokens, in the order of the calls, with names and context.
+        tokens: their e-mail addresses by token.
+        calls: the number of calls, including those that failed.
     """
 
     def __init__(self) -> None:
@@ -95,28 +96,28 @@ class FakeHubSpot:
         self.tokens: dict[str, str] = {}
         self.calls = 0
         self._failure: type[HubSpotIdentifyError] | int | None = None
-        self._let_go = threading.Event()
-        self._let_go.set()
+        self._may_respond = threading.Event()
+        self._may_respond.set()
         self._cache = _PrivateCaches()
 
     @property
     def identified(self) -> list[str]:
-        """The e-mail addresses for which tokens were made, in the order of the calls."""
+        """The e-mail addresses for which it created tokens, in the order of the calls."""
         return [visitor.email for visitor in self.visitors]
 
     def fail(self, failure: type[HubSpotIdentifyError] | int) -> None:
-        """Let the calls from now on end in one of the errors, or in any HTTP status of 400 and above.
+        """Let further calls fail with an exception, or with any HTTP status from 400 on.
 
         Args:
             failure: one of :data:`FAILURES`, such as ``RateLimitError``, or a status, such as ``477``.
         """
         if not (failure in FAILURES or (isinstance(failure, int) and 400 <= failure < 600)):
-            names = ", ".join(one.__name__ for one in FAILURES)
-            raise TypeError(f"failure is {failure!r}: pass an HTTP status from 400 to 599, or one of {names}.")
+            names = ", ".join(each.__name__ for each in FAILURES)
+            raise TypeError(f"failure must be an HTTP status from 400 to 599, or one of {names}; not {failure!r}.")
         self._failure = failure
 
     def recover(self) -> None:
-        """Be healthy again, with everything forgotten that keeps the app from calling: breaker, pauses, cache."""
+        """Let further calls succeed, and clear the cache and the circuit breaker, so that the app calls again."""
         self._failure = None
         self.settle()
         self._cache.clear()
@@ -124,28 +125,28 @@ class FakeHubSpot:
         reset_log_throttle()
 
     def hold(self) -> None:
-        """Let the calls from now on hang, until :meth:`release` or the end of the test."""
-        self._let_go.clear()
+        """Let further calls block until :meth:`release` or the end of the test."""
+        self._may_respond.clear()
 
     def release(self) -> None:
-        """Answer the calls that hang."""
-        self._let_go.set()
+        """Respond to the calls that block."""
+        self._may_respond.set()
 
     def settle(self) -> None:
-        """Wait for the background threads, so that every token that was asked for is there."""
-        if self._let_go.is_set() and not join_threads(PATIENCE):
-            raise AssertionError(f"A background thread did not end within {PATIENCE:.0f} s.")
+        """Wait for the worker threads, so that each token that is being fetched is in the cache."""
+        if self._may_respond.is_set():
+            _join()
 
     def identity_of(self, client: Client, account: str | None = None, **extra: Any) -> dict[str, Any] | None:
-        """What the browser of Django's test client learns from the app's URL, asking again as our script does.
+        """Return the identity that the app's URL sends to a test client, which repeats the request after a 202.
 
         Args:
-            client: with the session of the user.
+            client: Django's test client, with the session of the user.
             account: a name from ``ACCOUNTS``.
-            extra: for ``client.get()``, such as ``secure=True``.
+            extra: further arguments of ``client.get()``, such as ``secure=True``.
 
         Returns:
-            ``{"email": …, "token": …, "expires_in": …}``, or ``None`` for a visitor who stays unknown.
+            ``{"email": …, "token": …, "expires_in": …}``, or ``None`` for an anonymous visitor.
 
         Raises:
             ConfigurationError: a setting is missing or wrong, so the endpoint responded with status 503.
@@ -156,14 +157,14 @@ class FakeHubSpot:
             self.settle()
             response = client.get(url, headers={"X-HubSpot-Identify": "1"}, **extra)
         if response.status_code == 503:
-            account_for(response.wsgi_request, account)  # raises the error that the endpoint has only logged
+            account_for(response.wsgi_request, account)  # raises the error that the endpoint has logged
         identity: dict[str, Any] | None = response.json()["identity"]
         return identity
 
-    def _answer(self, request: requests.PreparedRequest) -> requests.Response:
+    def _respond(self, request: requests.PreparedRequest) -> requests.Response:
         self.calls += 1
         failure = self._failure
-        self._let_go.wait()
+        self._may_respond.wait()
         if failure is CredentialError:
             raise CredentialError("The callable in HUBSPOT_IDENTIFY['API_KEY'] failed (in a test).")
         if failure is TransportError:
@@ -188,49 +189,49 @@ class FakeHubSpot:
 
 @contextmanager
 def fake_hubspot(**overrides: Any) -> Iterator[FakeHubSpot]:
-    """Stand in for HubSpot: make tokens without any network, and record for whom.
+    """Replace the network by a fake HubSpot, which creates tokens and records the visitors.
 
-    The chat is switched on where ``ENABLED`` is ``False``, and has a key where there is none, so that a suite may
-    have it switched off for all other tests. If the chat is switched on this way, or if there are no settings at all,
-    a missing ``EMAIL_VERIFIED`` is ``True`` in these tests. Otherwise it raises an error, as on the site.
+    A suite may disable the chat in all other tests: within the block, ``ENABLED`` is ``True`` if it is ``False`` in the
+    settings, and a missing ``API_KEY`` is replaced. If the chat is disabled in the settings, or if there are no
+    settings, a missing ``EMAIL_VERIFIED`` is replaced by ``True``. Otherwise it is an error, as on the site.
 
     Args:
-        overrides: keys of ``HUBSPOT_IDENTIFY`` for these tests, such as ``DELIVERY="inline"``.
+        overrides: keys of ``HUBSPOT_IDENTIFY`` within the block, such as ``DELIVERY="inline"``.
     """
-    from django.test import override_settings  # which wants the settings to be there already
+    from django.test import override_settings  # the import needs Django's settings
 
     fake = FakeHubSpot()
     with ExitStack() as stack:
         stack.enter_context(override_settings(HUBSPOT_IDENTIFY={**_usable_settings(), **overrides}))
-        stack.enter_context(_instead_of_network(fake._answer, fake._cache))
+        stack.enter_context(_network_replaced(fake._respond, fake._cache))
         stack.callback(fake.release)
         yield fake
 
 
 @contextmanager
 def no_hubspot() -> Iterator[None]:
-    """Make every call to HubSpot an error, be it on a background thread that nobody waits for.
+    """Make every call to HubSpot an error, including those on worker threads.
 
     Raises:
         UnmockedCallError: in the call, and at the end of the block.
     """
     calls: list[str] = []
 
-    def answer(request: requests.PreparedRequest) -> requests.Response:
+    def respond(request: requests.PreparedRequest) -> requests.Response:
         calls.append(str(request.url).partition("?")[0])
         raise UnmockedCallError(f"A test called {calls[-1]}.")
 
-    with _instead_of_network(answer, _PrivateCaches()):
+    with _network_replaced(respond, _PrivateCaches()):
         yield
     if calls:
         raise UnmockedCallError(
-            f"The test had HubSpot called ({calls[0]}): use fake_hubspot(), or the fixture hubspot, "
-            "or switch the chat off with HUBSPOT_IDENTIFY['ENABLED'] = False."
+            f"The test called HubSpot ({calls[0]}). Use fake_hubspot() or the fixture hubspot, or disable the chat "
+            "with HUBSPOT_IDENTIFY['ENABLED'] = False."
         )
 
 
 class _PrivateCaches:
-    """All caches in one, which nobody else looks into; in the place of ``django.core.cache.caches``."""
+    """Replaces ``django.core.cache.caches``. All aliases are one cache, which only the app uses."""
 
     def __init__(self) -> None:
         self._cache = LocMemCache(f"hubspot_identify.testing {id(self)}", {"OPTIONS": {"MAX_ENTRIES": 100_000}})
@@ -241,25 +242,25 @@ class _PrivateCaches:
 
 
 class _Adapter(BaseAdapter):
-    """Where requests would open a socket."""
+    """Responds where requests would open a socket."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, respond: Responder) -> None:
         super().__init__()
-        self._answer = answer
+        self._respond = respond
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
-        return self._answer(request)
+        return self._respond(request)
 
     def close(self) -> None:
         pass
 
 
 @contextmanager
-def _instead_of_network(answer: Answer, caches: _PrivateCaches) -> Iterator[None]:
+def _network_replaced(respond: Responder, caches: _PrivateCaches) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(caches.clear)
         stack.callback(_forget_process_state)
-        stack.enter_context(mock.patch.object(client_module, "CallAdapter", return_value=_Adapter(answer)))
+        stack.enter_context(mock.patch.object(client_module, "CallAdapter", return_value=_Adapter(respond)))
         stack.enter_context(mock.patch.object(store_module, "caches", caches))
         stack.callback(_join)
         _forget_process_state()
@@ -267,20 +268,20 @@ def _instead_of_network(answer: Answer, caches: _PrivateCaches) -> Iterator[None
 
 
 def join_threads(seconds: float) -> bool:
-    """Wait until no worker thread of the app is left, and return whether none is left."""
+    """Wait until no worker thread of the app runs, for so many seconds, and return whether that is the case."""
     end = time.monotonic() + seconds
     while threads := [thread for thread in threading.enumerate() if thread.name.startswith("hubspot-identify")]:
         if time.monotonic() >= end:
             return False
         for thread in threads:
-            if thread.ident is not None:  # otherwise it is just about to start
+            if thread.ident is not None:  # it has started
                 thread.join(max(0.0, end - time.monotonic()))
     return True
 
 
 def _join() -> None:
-    if not join_threads(PATIENCE):
-        raise AssertionError("A background thread of hubspot_identify outlived the test.")
+    if not join_threads(JOIN_TIMEOUT):
+        raise AssertionError(f"A worker thread of hubspot_identify did not end within {JOIN_TIMEOUT:.0f} s.")
 
 
 def _forget_process_state() -> None:
@@ -315,13 +316,13 @@ def _response(request: requests.PreparedRequest, status: int, body: bytes) -> re
 
 try:
     import pytest
-except ImportError:  # Django's own test runner does without
+except ImportError:  # Django's test runner does not need it
     pass
 else:
 
     @pytest.fixture
     def hubspot() -> Iterator[FakeHubSpot]:
-        """HubSpot without network; see :class:`FakeHubSpot`."""
+        """Provide a :class:`FakeHubSpot`."""
         with fake_hubspot() as fake:
             yield fake
 

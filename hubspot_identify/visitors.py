@@ -110,6 +110,9 @@ def _clean_name(name: object) -> str:
     return " ".join(name.split())[:MAX_NAME_LENGTH].rstrip()
 
 
+_CONTEXT_TOO_LONG = f"The context is longer than {MAX_CONTEXT_SIZE} characters of JSON."
+
+
 def _clean_context(context: object) -> tuple[tuple[str, str], ...]:
     if context == ():
         return ()
@@ -124,6 +127,8 @@ def _clean_context(context: object) -> tuple[tuple[str, str], ...]:
     names = {name for name, _ in cleaned}
     if len(names) < len(cleaned) or "" in names:
         raise InvalidVisitorError("The context has two equal names, or an empty one.")
+    if len(json.dumps(dict(cleaned))) > MAX_CONTEXT_SIZE:
+        raise InvalidVisitorError(_CONTEXT_TOO_LONG)
     return cleaned
 
 

@@ -114,7 +114,7 @@ def _constant_script_url(_storage: object, _debug: object) -> str:
     return static(SCRIPT)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _constant_part(account: Account, src: str, *_url_context: object) -> tuple[SafeString, bool]:
     """Return the part of the element that is the same for every visitor, and whether the identity follows it.
 

@@ -547,7 +547,6 @@ def test_last_seen_state_is_available_without_the_cache(
         (429, {}, HUBSPOT_BODY, 10),
         (429, {"Retry-After": "0"}, HUBSPOT_BODY, 1),
         (429, {"Retry-After": "86400"}, HUBSPOT_BODY, 60),
-        (429, {"X-HubSpot-RateLimit-Interval-Milliseconds": "3000"}, HUBSPOT_BODY, 3),
         (429, {"Retry-After": "7"}, b'{"errorType": "RATE_LIMIT", "policyName": "DAILY"}', 900),
         (477, {"Retry-After": "20"}, HUBSPOT_BODY, 20),
     ],

@@ -22,7 +22,7 @@ from support.server import TokenServer
 
 from hubspot_identify import services
 from hubspot_identify._tokens import fetch as fetch_module
-from hubspot_identify._tokens.account import get_account
+from hubspot_identify._tokens.account import Account, get_account
 from hubspot_identify._tokens.breaker import CLOSED, COOL_DOWN, COOL_DOWN_SPREAD, FAILURES
 from hubspot_identify._tokens.entries import (
     CHANGE_AFTER,
@@ -37,10 +37,10 @@ from hubspot_identify._tokens.fetch import (
     RETRY_CHANGES,
     RETRY_FAILED,
     RETRY_REFUSED,
-    start_fetch,
+    TokenFetch,
 )
 from hubspot_identify._tokens.rate_limit import WINDOW
-from hubspot_identify._tokens.workers import Job
+from hubspot_identify._tokens.workers import Job, get_workers
 from hubspot_identify.exceptions import (
     AuthenticationError,
     InvalidRequestError,
@@ -68,7 +68,7 @@ def frozen_time() -> Iterator[time_machine.Traveller]:
 def schedule(visitor: Visitor = ADA, account: str = "") -> Job:
     """Schedule a fetch, and return it."""
     resolved = get_account(account)
-    scheduled = start_fetch(resolved, visitor, resolved.entry_key(visitor))
+    scheduled = get_workers().submit(TokenFetch(resolved, visitor, resolved.entry_key(visitor)))
     assert scheduled is not None
     return scheduled
 
@@ -208,6 +208,39 @@ def test_changed_names_are_tried_again_after_a_minute(hubspot: TokenServer, sett
         traveller.shift(1)
         fetch(EVE)
     assert hubspot.calls == 3
+
+
+def test_refused_call_for_changed_names_does_not_restore_a_forgotten_token(
+    hubspot: TokenServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The token is forgotten while the worker asks whether a call is allowed."""
+    store_entry(created_at=time.time() - CHANGE_AFTER, profile="of other names")
+
+    def forget_and_refuse(account: Account, **_: object) -> bool:
+        services.forget_token(ADA)
+        return False
+
+    monkeypatch.setattr(Account, "allows_call", forget_and_refuse)
+    fetch()
+    assert cached_entry().token is None
+
+
+def test_visitors_with_the_same_made_key_have_separate_fetches(hubspot: TokenServer, settings: Settings) -> None:
+    """A ``KEY_FUNCTION`` that makes equal keys costs the cached tokens, and gives no visitor the token of another."""
+    settings.CACHES = {"default": {**settings.CACHES["default"], "KEY_FUNCTION": same_key}}
+    hubspot.set_scenario("held")
+    fetches = [schedule(visitor) for visitor in (ADA, EVE)]
+    assert fetches[0] is not fetches[1]
+    hubspot.release()
+    assert join_threads(GENEROUS_TIMEOUT)
+    for visitor in (ADA, EVE):
+        token = services.get_token(visitor, wait=GENEROUS_TIMEOUT)
+        assert token is None or hubspot.emails_by_token()[token.value] == visitor.email
+
+
+def same_key(key: str, key_prefix: str, version: int) -> str:
+    """Make the same key for everything; a KEY_FUNCTION."""
+    return "key"
 
 
 # Failures

@@ -102,9 +102,12 @@ def test_clock_that_is_an_hour_ahead_does_not_void_the_limit(new_limit: NewLimit
     assert not any(limit.allows_call() for limit in limits)
 
 
-def test_foreign_values_are_not_counted(new_limit: NewLimit, faulty_cache: type[FaultyCache], clock: Clock) -> None:
-    """A value that is no number does not stop the calls."""
-    faulty_cache.instead["get_many"] = lambda keys: dict.fromkeys(keys, "many")
+@pytest.mark.parametrize("value", ["many", object()])
+def test_foreign_values_do_not_stop_the_calls(
+    new_limit: NewLimit, faulty_cache: type[FaultyCache], value: object
+) -> None:
+    """The cache counts as down, so the process makes one call per second."""
+    faulty_cache.instead["get_many"] = lambda keys: dict.fromkeys(keys, value)
     assert new_limit(1).allows_call()
 
 

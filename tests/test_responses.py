@@ -210,25 +210,10 @@ def test_text_contains_the_category_or_the_correlation_id_alone() -> None:
 
 
 def test_rate_limit_response_has_its_own_fields() -> None:
-    """A 429 has ``errorType`` and ``policyName``, and an interval in a header if there is no ``Retry-After``."""
+    """A 429 has ``errorType`` in place of a category, and ``policyName``."""
     body = {"status": "error", "errorType": "RATE_LIMIT", "policyName": "TEN_SECONDLY_ROLLING", "correlationId": ID}
-    error = api_error(429, body, X_HubSpot_RateLimit_Interval_Milliseconds="10000")
-    assert (error.category, error.policy, error.retry_after) == ("RATE_LIMIT", "TEN_SECONDLY_ROLLING", 10.0)
-
-
-@pytest.mark.parametrize(
-    ("status", "headers", "seconds"),
-    [
-        (429, {"Retry_After": "3", "X_HubSpot_RateLimit_Interval_Milliseconds": "10000"}, 3.0),
-        (429, {"X_HubSpot_RateLimit_Interval_Milliseconds": "soon"}, None),
-        (503, {"X_HubSpot_RateLimit_Interval_Milliseconds": "10000"}, None),
-    ],
-)
-def test_rate_limit_interval_is_the_time_to_wait_if_retry_after_is_missing(
-    status: int, headers: dict[str, str], seconds: float | None
-) -> None:
-    """The interval counts for a 429 only, and an invalid one is ignored."""
-    assert api_error(status, **headers).retry_after == seconds
+    error = api_error(429, body, Retry_After="3")
+    assert (error.category, error.policy, error.retry_after) == ("RATE_LIMIT", "TEN_SECONDLY_ROLLING", 3.0)
 
 
 def test_retry_after_date_is_converted_to_seconds_from_now() -> None:
@@ -284,7 +269,7 @@ FIELDS = ("category", "errorType", "message", "correlationId", "context", "links
 @pytest.mark.slow
 @given(
     status=st.integers(400, 599),
-    headers=st.dictionaries(st.sampled_from(["Retry-After", "X-HubSpot-RateLimit-Interval-Milliseconds"]), st.text()),
+    headers=st.dictionaries(st.sampled_from(["Retry-After", "X-HubSpot-Correlation-Id"]), st.text()),
     body=st.binary()
     | JSON.map(json.dumps).map(str.encode)
     | st.dictionaries(st.sampled_from(FIELDS), JSON).map(json.dumps).map(str.encode),

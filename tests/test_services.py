@@ -453,7 +453,6 @@ def test_silent_resolver_blocks_a_limited_number_of_threads(
     for number in range(limit + 2):
         with pytest.raises(TransportError):
             services.create_token(Visitor(f"visitor{number}@example.com"))
-        time.sleep(0.01)  # the deadline of the job is a moment after that of the caller
     threads = [thread for thread in threading.enumerate() if thread.name == "hubspot-identify"]
     assert len(threads) == limit
     configure(settings, TIMEOUT=3.0)
@@ -692,6 +691,19 @@ def store_seconds_ahead(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     ahead = [0.0]
     monkeypatch.setattr(store_module, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + ahead[0]))
     return ahead
+
+
+def test_page_is_kept_out_of_page_caches_even_if_a_callable_raises(hubspot: TokenServer, settings: Settings) -> None:
+    """The view may catch the exception and render a page that depends on the visitor."""
+
+    def failing_visitor(user: object, request: object) -> Visitor:
+        raise LookupError("VISITOR")
+
+    configure(settings, VISITOR=failing_visitor)
+    request = request_of()
+    with pytest.raises(LookupError):
+        services.identify(request)
+    assert request._cache_update_cache is False
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 
 import pytest
+import time_machine
 from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.exceptions import SynchronousOnlyOperation
@@ -232,3 +233,22 @@ def test_memory_of_the_process_is_bounded(faulty_cache: type[FaultyCache]) -> No
     kept = [number for number in range(2 * LOCAL_ENTRIES) if store.get(f"key{number}") == number]
     assert LOCAL_ENTRIES / 2 < len(kept) <= LOCAL_ENTRIES
     assert kept[-1] == 2 * LOCAL_ENTRIES - 1
+
+
+@pytest.mark.parametrize("cache_backend", ["locmem", "file", "database"], indirect=True)
+def test_counter_expires_after_its_lifetime(cache_backend: CacheBackend) -> None:
+    """Django's own ``incr()`` would set the default lifetime of the cache on some back ends."""
+    store = Store("default")
+    with time_machine.travel(1_800_000_000.0, tick=False) as traveller:
+        assert [store.increase("key", 40) for _ in range(2)] == [1, 2]
+        traveller.shift(39)
+        assert store.get("key") == 2
+        traveller.shift(2)
+        assert store.get("key") is None
+
+
+def test_changed_settings_keep_what_is_known_about_the_cache(settings: Settings) -> None:
+    """The process keeps its copies of tokens, and whether the cache is down."""
+    store = get_account().store
+    configure(settings, PORTAL_ID="999")
+    assert get_account().store is store

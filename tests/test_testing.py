@@ -196,7 +196,7 @@ def test_no_thread_outlives_the_block() -> None:
 
 def test_thread_that_does_not_end_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     """A callable of the site that hangs does not run on during the next test."""
-    monkeypatch.setattr(testing, "PATIENCE", 0.01)
+    monkeypatch.setattr(testing, "JOIN_TIMEOUT", 0.01)
     released = threading.Event()
 
     def hang() -> str:

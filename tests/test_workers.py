@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from django.core.cache import caches
 from django.db import connections
-from support.clocks import GENEROUS_TIMEOUT, SLACK, once_in_time
+from support.clocks import GENEROUS_TIMEOUT, SLACK, once_in_time, wait_until
 from support.logs import logged
 from support.server import TokenServer
 from support.workers import TaskJob
@@ -181,7 +181,7 @@ def test_deadline_is_reported_on_a_thread_of_its_own(workers: Workers, gate: Gat
     job = TaskJob("key", gate, 0.1)
     assert workers.submit(job) is job
     assert job.overdue.wait(GENEROUS_TIMEOUT)
-    (thread,) = [thread for thread in threading.enumerate() if thread.name.startswith("hubspot-identify-")]
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "hubspot-identify-deadline"]
     assert (thread.name, thread.daemon) == ("hubspot-identify-deadline", True)
     assert not gate.opened.is_set()
 
@@ -337,20 +337,83 @@ def test_error_of_a_call_reaches_every_caller(workers: Workers) -> None:
     assert caught.value is error
 
 
-def test_connections_of_the_thread_are_closed(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_of_the_thread_are_closed(workers: Workers, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """This applies to databases and caches. A connection that cannot be closed does not stop the job."""
-    closed: list[str] = []
+    closed: dict[str, int] = {}  # to the number of jobs that hold a slot or are abandoned at that time
 
     def fail() -> None:
-        closed.append("databases")
+        closed["databases"] = len(workers._jobs)
         raise OSError("gone")
 
     monkeypatch.setattr(connections, "close_all", fail)
-    monkeypatch.setattr(caches, "close_all", lambda: closed.append("caches"))
-    assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
+    monkeypatch.setattr(caches, "close_all", lambda: closed.update(caches=len(workers._jobs)))
+    job = submit(workers, "key", gate)
+    gate.opened.set()
+    assert job.wait(GENEROUS_TIMEOUT) is TOKEN
     assert join_threads(GENEROUS_TIMEOUT)
-    assert set(closed) == {"databases", "caches"}
+    assert closed == {"databases": 1, "caches": 1}
     assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
+
+
+@pytest.mark.parametrize("exception", [LookupError, SystemExit])
+def test_log_handler_that_raises_costs_no_slot(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch, exception: type[BaseException]
+) -> None:
+    """However often an error cannot be logged, its job ends, and the process goes on."""
+
+    def raise_from_handler(*args: object) -> None:
+        raise OSError("The disk is full.")
+
+    def failing_task(job: Job, client: TokenClient) -> None:
+        raise exception
+
+    monkeypatch.setattr(background.logger, "error", raise_from_handler)
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+    for number in range(MAX_ABANDONED_THREADS + 1):
+        assert submit(workers, f"key{number}", failing_task).wait(GENEROUS_TIMEOUT) is None
+        assert join_threads(GENEROUS_TIMEOUT)
+    assert workers._jobs == set()
+
+
+def test_log_handler_may_submit_a_job(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For example, an error report that renders a page with the tag."""
+    submitted: list[Job | None] = []
+
+    class SubmittingHandler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            submitted.append(try_submit(workers, "another"))
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    handler = SubmittingHandler()
+    background.logger.addHandler(handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            assert try_submit(workers, "key") is None
+    finally:
+        background.logger.removeHandler(handler)
+    assert submitted == [None]
+
+
+def test_slow_reaction_to_the_deadline_does_not_delay_the_abort(
+    workers: Workers, hubspot: TokenServer, monkeypatch: pytest.MonkeyPatch, gate: Gate
+) -> None:
+    """A signal receiver or a cache may block for long. The call is aborted meanwhile, and its thread ends."""
+    monkeypatch.setattr(background, "ABORT_AFTER", 0.2)
+    hubspot.set_scenario("continue")
+
+    def call(job: Job, client: TokenClient) -> None:
+        client.create_token(ADA, get_config())
+
+    job = TaskJob("key", call, 0.2)
+    monkeypatch.setattr(job, "on_deadline", lambda: gate.opened.wait(GENEROUS_TIMEOUT))
+    assert workers.submit(job) is job
+    assert wait_until(lambda: job not in workers._jobs)
+    assert not gate.opened.is_set()
 
 
 # Event loops

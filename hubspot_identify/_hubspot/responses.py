@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from functools import cached_property
-from itertools import islice
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -100,9 +99,10 @@ class Response:
     def fields(self) -> Mapping[str, Any]:
         """The JSON object in the body. Empty if there is none."""
         try:
-            return _mapping(json.loads(self.body))
+            value = json.loads(self.body)
         except (ValueError, RecursionError):
-            return {}
+            value = None
+        return value if isinstance(value, dict) else {}
 
     @cached_property
     def redactor(self) -> Redactor:
@@ -118,11 +118,7 @@ class Response:
     @property
     def retry_after(self) -> float | None:
         """The seconds to wait, if HubSpot says so."""
-        seconds = parse_retry_after(self.headers.get("Retry-After", ""), now=time.time())
-        interval = self.headers.get("X-HubSpot-RateLimit-Interval-Milliseconds", "")
-        if seconds is None and self.status == 429 and re.fullmatch(r"[0-9]{1,9}", interval):
-            return int(interval) / 1000
-        return seconds
+        return parse_retry_after(self.headers.get("Retry-After", ""), now=time.time())
 
 
 def read_token(response: Response) -> str:
@@ -139,6 +135,7 @@ def read_token(response: Response) -> str:
     raise exceptions.UnexpectedResponseError(f"HubSpot answered {status}; expected {expected}.", status=status)
 
 
+#: What statuses mean. Others up to 499 mean that HubSpot refused the request, and those from 500 on a server error.
 _MEANINGS: Mapping[int, str] = {
     **dict.fromkeys((400, 422), "it does not accept the visitor's data"),
     401: "the key in HUBSPOT_IDENTIFY['API_KEY'] is wrong, expired or deactivated",
@@ -149,6 +146,14 @@ _MEANINGS: Mapping[int, str] = {
     429: "too many calls",
     477: "the account is being moved between data centres",
     488: "the account is in another data centre: create a new key, or set BASE_URL to that data centre's host",
+}
+
+#: The exceptions for statuses. Others up to 499 are an ``InvalidRequestError``.
+_ERRORS: Mapping[int, type[exceptions.APIError]] = {
+    401: exceptions.AuthenticationError,
+    403: exceptions.PermissionDeniedError,
+    429: exceptions.RateLimitError,
+    **dict.fromkeys((423, 477, *range(500, 600)), exceptions.UnavailableError),
 }
 
 #: The categories with which HubSpot says that it rejects the site's key, whoever the visitor is.
@@ -171,29 +176,28 @@ def error_from_response(response: Response) -> exceptions.APIError | exceptions.
         text = f"A proxy or firewall between the site and HubSpot answered {status}: the response is not HubSpot's."
         return exceptions.UnexpectedResponseError(text, status=status)
     meaning = _MEANINGS.get(status, "server error" if status >= 500 else "it refused the request")
-    details = [f"category {category}"] * bool(category) + [f"correlation id {correlation_id}"] * bool(correlation_id)
-    return _error_class(status)(
-        f"HubSpot answered {status}: {meaning}" + (f" ({', '.join(details)})" if details else ""),
+    details = {"category": category, "correlation id": correlation_id}
+    listed = ", ".join(f"{name} {value}" for name, value in details.items() if value)
+    return _ERRORS.get(status, exceptions.InvalidRequestError)(
+        f"HubSpot answered {status}: {meaning}" + (f" ({listed})" if listed else ""),
         status=status,
         category=category,
         hubspot_message=redactor.text(fields.get("message")),
         correlation_id=correlation_id,
-        context=_context(fields.get("context"), redactor),
-        links=_links(fields.get("links"), redactor),
+        context={
+            redactor.text(name): [redactor.text(text) for text in texts[:MAX_TEXTS] if isinstance(text, str)]
+            for name, texts in _first_items(fields.get("context"))
+            if isinstance(texts, list)
+        },
+        links={
+            redactor.text(name): redactor.text(link)
+            for name, link in _first_items(fields.get("links"))
+            if isinstance(link, str) and link.startswith("https://")
+        },
         retry_after=response.retry_after,
         policy=redactor.identifier(fields.get("policyName")),
         key_rejected=category in _KEY_REJECTED.get(status, ()) or (status == 488 and "correctHublet" in fields),
     )
-
-
-def _error_class(status: int) -> type[exceptions.APIError]:
-    special = {
-        401: exceptions.AuthenticationError,
-        403: exceptions.PermissionDeniedError,
-        429: exceptions.RateLimitError,
-    }
-    is_temporary = status in (423, 477) or status >= 500
-    return special.get(status, exceptions.UnavailableError if is_temporary else exceptions.InvalidRequestError)
 
 
 def parse_retry_after(value: str, *, now: float) -> float | None:
@@ -214,21 +218,5 @@ def parse_retry_after(value: str, *, now: float) -> float | None:
     return max(0.0, moment.timestamp() - now)
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _context(value: object, redactor: Redactor) -> dict[str, list[str]]:
-    return {
-        redactor.text(name): [redactor.text(text) for text in texts[:MAX_TEXTS] if isinstance(text, str)]
-        for name, texts in islice(_mapping(value).items(), MAX_TEXTS)
-        if isinstance(texts, list)
-    }
-
-
-def _links(value: object, redactor: Redactor) -> dict[str, str]:
-    return {
-        redactor.text(name): redactor.text(link)
-        for name, link in islice(_mapping(value).items(), MAX_TEXTS)
-        if isinstance(link, str) and link.startswith("https://")
-    }
+def _first_items(value: object) -> list[tuple[str, Any]]:
+    return list(value.items())[:MAX_TEXTS] if isinstance(value, dict) else []

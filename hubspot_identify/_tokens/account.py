@@ -6,7 +6,7 @@ import json
 import operator
 import time
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 from django.conf import settings
@@ -14,7 +14,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 
 from ..conf import Config, get_account_chooser, get_config, setting_error
 from .breaker import Breaker
-from .entries import EXPIRE_AFTER, PREFIX, Entry, KeyedDigest, decode_entry
+from .entries import CHANGE_AFTER, EXPIRE_AFTER, PREFIX, Entry, KeyedDigest, decode_entry
 from .per_process import PerProcess
 from .rate_limit import RateLimit
 from .store import Store
@@ -30,7 +30,7 @@ class Account:
 
     Args:
         config: the settings.
-        store: the site's cache, shared by the accounts with the same cache alias.
+        store: the cache. Accounts with the same cache alias share it.
         now: seconds since the epoch; another clock in tests.
     """
 
@@ -58,10 +58,11 @@ class Account:
         return self._profile_digest(json.dumps([visitor.email, visitor.first_name, visitor.last_name, visitor.context]))
 
     def is_due(self, entry: Entry, visitor: Visitor, now: float) -> bool:
-        """Return whether to fetch a token, in the background if there is a valid one."""
+        """Return whether a fetch of the visitor's token is due."""
         if now < entry.retry_at:
             return False
-        return entry.needs_token(now) or (entry.may_change(now) and entry.profile != self.profile(visitor))
+        may_change = now - entry.created_at >= CHANGE_AFTER
+        return entry.needs_token(now) or (may_change and entry.profile != self.profile(visitor))
 
     def read_entry(self, key: str) -> Entry:
         """Return the entry of a key. One read of the cache."""
@@ -109,20 +110,19 @@ def _site_of(function: Callable[..., object]) -> tuple[str, ...]:
 
 
 class _Accounts:
-    """The accounts that were created from one set of Django's settings."""
+    """The accounts that were created from one set of Django's settings, each when it was first used."""
 
     def __init__(self, *created_from: object) -> None:
         self.created_from = created_from
         self._by_name: dict[str, Account] = {}
-        self._stores: dict[str, Store] = {}
 
     def get(self, name: str) -> Account:
         account = self._by_name.get(name)
         if account is None:
             config = get_config(name)
-            store = self._stores.get(config.cache) or self._stores.setdefault(config.cache, Store(config.cache))
-            account = Account(config, store)
-            if config.enabled is not False:  # where the chat is disabled, any name in a URL is an account
+            account = Account(config, _stores.get()(config.cache))
+            # Where the chat is disabled, any name in a URL is an account.
+            if config.enabled is not False or not name:
                 account = self._by_name.setdefault(name, account)
         return account
 
@@ -132,10 +132,11 @@ class _Accounts:
 
 
 _accounts = PerProcess(lambda: _Accounts(None, None, None, None))
+_stores = PerProcess(lambda: cache(Store))  # by the alias of the cache
 
 
 def _current() -> _Accounts:
-    """Return the accounts of the live settings, which are compared by identity: ``override_settings`` works."""
+    """Return the accounts of the live settings, which are compared by identity: a change takes effect at once."""
     accounts = _accounts.get()
     live = (
         getattr(settings, "HUBSPOT_IDENTIFY", None),
@@ -180,3 +181,4 @@ def requires_request() -> bool:
 def reset_accounts() -> None:
     """Forget what this process knows about all accounts; for tests. What is shared stays in the cache."""
     _accounts.renew()
+    _stores.renew()

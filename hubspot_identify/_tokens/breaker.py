@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from ..conf import Config
 from ..exceptions import APIError, HubSpotIdentifyError
@@ -43,9 +43,16 @@ KEY_COOL_DOWN = 300.0  # after HubSpot has rejected a key that is fixed text
 #: Seconds for which the state is kept after a cool-down, so that the next opening can double it.
 STATE_GRACE = 3600.0
 
+#: Level and message for each kind of opening. The arguments are seconds, error and account.
+OPENED: Mapping[str, tuple[int, str]] = {
+    "failing": (logging.WARNING, "Circuit breaker opened after repeated failures, for %.0f s: %s%s"),
+    "misconfigured": (logging.ERROR, "Identification is suspended until this is fixed (next call in %.0f s): %s%s"),
+    "pause": (logging.WARNING, "No calls to HubSpot for %.0f s: %s%s"),
+}
+
 
 class State(NamedTuple):
-    """What all processes know.
+    """The state that all processes share.
 
     Attributes:
         kind: why the breaker opened: ``failing``, ``misconfigured`` or ``pause``; ``""`` while closed.
@@ -82,7 +89,7 @@ def decode_state(value: object, now: float) -> State:
 
 
 class Breaker:
-    """The circuit breaker of one account, as this process sees it.
+    """The circuit breaker of one account in this process.
 
     Args:
         config: the account's settings.
@@ -155,8 +162,9 @@ class Breaker:
         # A visitor who already failed before the others' last success, or before the cool-down, is no evidence.
         is_evidence = concerns_all_visitors(error) or (is_recent and failing_since > state.until)
         if asks_to_pause(error):
-            if is_recent:  # a single visitor cannot prolong the pause
-                self._pause(state, error)
+            seconds = pause_after(error)
+            if is_recent and now + seconds > state.until:  # a single visitor cannot prolong the pause
+                self._open(state, "pause", seconds, error)
         elif now < state.until:
             return  # a call that was under way when the breaker opened
         elif status in REFUSED_STATUSES:
@@ -164,34 +172,25 @@ class Breaker:
         elif not is_evidence:
             return
         elif isinstance(error, APIError) and error.key_rejected:
-            self._open_misconfigured(state, error, self._key_cool_down)
+            seconds = self._key_cool_down
+            self._open(state, "misconfigured", seconds, error, cool_down=seconds, failed=())
         elif state.cool_down or status in CONFIGURATION_STATUSES:
             self._count_visitor(state, error, visitor)
         elif self._threshold_reached(visitor):
-            self._open_failing(state, error, f"{FAILURES} failures in {FAILURE_WINDOW:.0f} s")
+            self._cool_down(state, "failing", error)
 
-    def _open_failing(self, state: State, error: HubSpotIdentifyError, cause: str) -> None:
-        if self._open(state, "failing", next_cool_down(state), COOL_DOWN_SPREAD):
-            logger.warning("Circuit breaker opened after %s: %s%s", cause, error, self._log_suffix)
+    def _cool_down(self, state: State, kind: str, error: HubSpotIdentifyError) -> None:
+        """Open the breaker, for twice as long as the last time."""
+        cool_down = next_cool_down(state)
+        seconds = cool_down * random.uniform(1 - COOL_DOWN_SPREAD, 1 + COOL_DOWN_SPREAD)  # noqa: S311 - no secret
+        self._open(state, kind, seconds, error, cool_down=cool_down, failed=())
 
-    def _open_misconfigured(self, state: State, error: APIError, cool_down: float, spread: float = 0.0) -> None:
-        if self._open(state, "misconfigured", cool_down, spread):
-            logger.error("Identification is suspended until this is fixed: %s%s", error, self._log_suffix)
-
-    def _open(self, state: State, kind: str, cool_down: float, spread: float) -> bool:
-        """Open the breaker, and return whether that is news to an operator."""
-        seconds = cool_down * random.uniform(1 - spread, 1 + spread)  # noqa: S311 - no secret
-        self._write(state._replace(kind=kind, until=self._now() + seconds, cool_down=cool_down, failed=()))
-        return state.kind != kind
-
-    def _pause(self, state: State, error: APIError) -> None:
-        seconds = pause_after(error)
-        until = self._now() + seconds
-        if until <= state.until:
-            return
-        self._write(state._replace(kind="pause", until=until))
-        if state.kind != "pause":
-            logger.warning("No calls to HubSpot for %.0f s: %s%s", seconds, error, self._log_suffix)
+    def _open(self, state: State, kind: str, seconds: float, error: HubSpotIdentifyError, **changes: Any) -> None:
+        """Open the breaker for so many seconds, and log it unless it has been opened for the same kind of reason."""
+        self._write(state._replace(kind=kind, until=self._now() + seconds, **changes))
+        if kind != state.kind:
+            level, message = OPENED[kind]
+            logger.log(level, message, seconds, error, self._log_suffix)
 
     def _write(self, state: State) -> None:
         self._store.set(self._key, state._asdict(), max(0.0, state.until - self._now()) + STATE_GRACE)
@@ -208,22 +207,17 @@ class Breaker:
         refused = _with_visitor(state.refused, visitor)
         self._close(state, refused)  # HubSpot responds, so the reason for which it was opened no longer exists
         if len(state.refused) < VISITORS == len(refused):
-            logger.error(
-                "HubSpot refused %d visitors in a row; check VISITOR, TOKEN_PATH and the account: %s%s",
-                VISITORS,
-                error,
-                self._log_suffix,
-            )
+            message = "HubSpot refused %d visitors in a row; check VISITOR, TOKEN_PATH and the account: %s%s"
+            logger.error(message, VISITORS, error, self._log_suffix)
 
     def _count_visitor(self, state: State, error: HubSpotIdentifyError, visitor: str) -> None:
         """Count a failure without a time limit. Of simultaneous failures one may be lost: the next one counts."""
         failed = _with_visitor(state.failed, visitor)
         if len(failed) < (FAILURES if state.cool_down else VISITORS) and not concerns_all_visitors(error):
             self._write(state._replace(failed=failed))
-        elif isinstance(error, APIError) and error.status in CONFIGURATION_STATUSES:
-            self._open_misconfigured(state, error, next_cool_down(state), COOL_DOWN_SPREAD)
-        else:
-            self._open_failing(state, error, "failed probes")
+            return
+        is_configuration = isinstance(error, APIError) and error.status in CONFIGURATION_STATUSES
+        self._cool_down(state, "misconfigured" if is_configuration else "failing", error)
 
     def _threshold_reached(self, visitor: str) -> bool:
         """Record a failure, and return whether there are now too many, from enough visitors.
@@ -231,9 +225,8 @@ class Breaker:
         Each failure has a key of its own, because ``add`` is atomic on every shared back end and changing a list is
         not. More than three failures of one visitor leave their places to others.
         """
-        now, recorded = self._now(), False
-        names = [visitor]
-        failure = [now, names[0]]
+        now, names, recorded = self._now(), [visitor], False
+        failure = [now, visitor]
         for key in self._failure_keys:
             if not recorded and self._store.add(key, failure, FAILURE_WINDOW):
                 recorded = True
@@ -257,10 +250,9 @@ def _recent_visitor(failure: object, now: float) -> str | None:
 
 def _with_visitor(names: tuple[str, ...], visitor: str) -> tuple[str, ...]:
     """Return the last few different visitors, this one included."""
-    name = visitor
-    return (*(other for other in names if other != name), name)[-FAILURES:]
+    return (*(name for name in names if name != visitor), visitor)[-FAILURES:]
 
 
 def next_cool_down(state: State) -> float:
-    """Seconds of the next opening, given the state in which a probe failed."""
+    """Return the seconds of the next opening, given the state in which a probe failed."""
     return min(2 * state.cool_down, LONGEST_COOL_DOWN) if state.cool_down else COOL_DOWN

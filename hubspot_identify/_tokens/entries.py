@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import zlib
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from django.utils.crypto import salted_hmac
@@ -96,14 +96,11 @@ class Entry:
             key: the cache key. The entry repeats its digest, by which :func:`decode_entry` recognises that the entry
                 belongs to the same visitor and account.
         """
-        return {
-            "owner": key[-OWNER_LENGTH:],
-            "token": self.token,
-            "created_at": self.created_at,
-            "retry_at": self.retry_at,
-            "profile": self.profile,
-            "failed_at": self.failed_at,
-        }
+        return {"owner": key[-OWNER_LENGTH:], **asdict(self)}
+
+    def token_for(self, visitor: Visitor) -> VisitorToken | None:
+        """Return the token, if there is one, with the visitor to whom the entry belongs."""
+        return VisitorToken(self.token, visitor, self.created_at) if self.token else None
 
     def has_failure(self, now: float) -> bool:
         """Return whether a failure of this visitor is on record."""
@@ -112,10 +109,6 @@ class Entry:
     def needs_token(self, now: float) -> bool:
         """Return whether there is no token, or one that is old."""
         return self.token is None or now - self.created_at >= renewal_age(self)
-
-    def may_change(self, now: float) -> bool:
-        """Return whether changed names or context are a reason to renew the token."""
-        return now - self.created_at >= CHANGE_AFTER
 
     def without_token(self) -> Entry:
         """Return the entry without its token, with the failure on record and the time of the next attempt."""
@@ -133,23 +126,21 @@ def decode_entry(value: object, key: str, now: float) -> Entry:
     match value:
         case {
             "owner": str(owner),
-            "token": token,
+            "token": str() | None as token,
             "created_at": int() | float() as created_at,
             "retry_at": int() | float() as retry_at,
             "profile": str(profile),
             "failed_at": int() | float() as failed_at,
         } if owner == key[-OWNER_LENGTH:] and 0 <= retry_at <= now + EXPIRE_AFTER and failed_at >= 0:  # nan is not
-            failed_at = min(failed_at, now)  # the clock of another host may be ahead
+            # The clock of another host may be ahead.
+            entry = Entry(token, created_at, retry_at, profile, failed_at=min(failed_at, now))
         case _:
             return NO_ENTRY
     if token is None:
-        entry = Entry(None, 0.0, retry_at, profile, failed_at)
-        return entry if retry_at > now or entry.has_failure(now) else NO_ENTRY
-    if not (isinstance(token, str) and TOKEN.fullmatch(token)):
-        return NO_ENTRY
-    if not now - EXPIRE_AFTER < created_at <= now + CLOCK_SKEW:
-        return NO_ENTRY
-    return Entry(token, created_at, retry_at, profile, failed_at)
+        is_valid = retry_at > now or entry.has_failure(now)
+    else:
+        is_valid = TOKEN.fullmatch(token) is not None and now - EXPIRE_AFTER < created_at <= now + CLOCK_SKEW
+    return entry if is_valid else NO_ENTRY
 
 
 def renewal_age(entry: Entry) -> float:

@@ -1,4 +1,4 @@
-"""A token's way from HubSpot into the cache: one fetch at a time for each visitor, in all processes together."""
+"""Fetching a token from HubSpot into the cache: one fetch at a time for each visitor, in all processes together."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: How far a fetch is. Overdue means that there was no response by the deadline.
+#: The states of a fetch. It is overdue if there was no response by the deadline.
 SCHEDULED, REQUESTED, ANSWERED, OVERDUE = "scheduled", "requested", "answered", "overdue"
 
 RETRY_REFUSED = 3600.0  # seconds until the next attempt for a visitor whose data HubSpot refuses
@@ -35,35 +35,17 @@ RETRY_AGAIN = 300.0  # seconds at most for a visitor who keeps failing; until th
 RETRY_CHANGES = 60.0  # seconds until the next attempt for changed names that the rate limit has delayed
 
 
-def start_fetch(account: Account, visitor: Visitor, key: str, *, has_failure: bool = False) -> Job | None:
-    """Schedule the fetch of a token in the background. Opens no socket and does not access the cache.
-
-    Args:
-        account: the account.
-        visitor: whom the token is for.
-        key: of the visitor's cache entry.
-        has_failure: whether a failure of the visitor is on record. The calls of such visitors may block, so one worker
-            slot is kept for the others.
-
-    Returns:
-        the fetch, which may be one that is already under way, or ``None`` if no worker slot is free.
-    """
-    fetch = TokenFetch(account, visitor, key)
-    return get_workers().submit(fetch, may_take_last_slot=not has_failure)
-
-
-def start_uncached_call(account: Account, visitor: Visitor) -> Job | None:
-    """Start one call that bypasses cache, circuit breaker and rate limit. ``None`` if no worker slot is free."""
-    return get_workers().submit(UncachedCall(account, visitor))
-
-
 class UncachedCall(Job):
-    """One call for a caller that waits for it. Its result is stored nowhere."""
+    """One call that bypasses cache, circuit breaker and rate limit, for a caller that waits for it."""
 
     def __init__(self, account: Account, visitor: Visitor) -> None:
         super().__init__(f"call {id(self)}", account.config.timeout)
         self._account = account
         self._visitor = visitor
+
+    def start(self) -> bool:
+        """Start the call if a worker slot is free, and return whether there was one."""
+        return get_workers().submit(self) is not None
 
     def run(self, client: TokenClient) -> None:
         """Call HubSpot."""
@@ -77,9 +59,14 @@ class UncachedCall(Job):
 
 
 class TokenFetch(Job):
-    """One visitor's token on its way. Created on the request's thread; everything else runs on worker threads.
+    """The fetch of one visitor's token. It is created on the request's thread, and runs on worker threads.
 
-    Fetches are one job if the cache makes the same key for them: tenants may have separate ones.
+    Two fetches for the same entry are one job. Tenants may have separate entries, for which the cache makes other keys.
+
+    Args:
+        account: the account.
+        visitor: whom the token is for.
+        key: the cache key of the visitor's entry.
     """
 
     def __init__(self, account: Account, visitor: Visitor, key: str) -> None:
@@ -89,21 +76,21 @@ class TokenFetch(Job):
         self._made_keys = account.store.made_keys(self._key, self._lock_key)
         self._state = SCHEDULED
         self._state_lock = threading.Lock()  # a late response may arrive while the deadline is being recorded
-        super().__init__(self._made_keys.get(key, key), account.config.timeout)
+        super().__init__(f"{self._made_keys.get(key)} {key}", account.config.timeout)
 
     def run(self, client: TokenClient) -> None:
-        """Create the token and store it, unless another process does, or no call is allowed now."""
+        """Create and store the token, unless another process is doing so or no call is allowed now."""
         with self._account.store.using_keys(self._made_keys):
             entry, may_call = self._prepare()
             if may_call and self._start_request(client):
                 self._request(client, entry)
             else:
-                self.finish(self._token(entry))
+                self.finish(entry.token_for(self._visitor))
 
     def on_deadline(self) -> None:
         """Record that there was no response by the deadline. A late response is still used.
 
-        A fetch has not failed if only a slow cache passed the deadline.
+        A fetch has not failed if a slow cache has used up the time before the call.
         """
         with self._account.store.using_keys(self._made_keys), self._state_lock:
             if self._state != REQUESTED:
@@ -115,7 +102,7 @@ class TokenFetch(Job):
         self._report(error)
 
     def _prepare(self) -> tuple[Entry, bool]:
-        """Return the entry that is in the cache, and whether this process may call HubSpot for the visitor."""
+        """Lock and read the visitor's entry, and return it and whether this process may call HubSpot."""
         account = self._account
         locked = account.store.add(self._lock_key, 1, math.ceil(account.config.timeout) + 1)
         entry = account.read_entry(self._key)  # another process may have stored a token since the first look
@@ -126,13 +113,14 @@ class TokenFetch(Job):
         if account.allows_call(may_probe=not entry.has_failure(now), for_changes=for_changes):
             return entry, True
         if for_changes:
-            account.write_entry(self._key, replace(entry, retry_at=now + RETRY_CHANGES))
+            account.write_entry(self._key, replace(account.read_entry(self._key), retry_at=now + RETRY_CHANGES))
         account.store.delete(self._lock_key)  # there is no call, so the visitor may be tried again at once
         return entry, False
 
     def _start_request(self, client: TokenClient) -> bool:
+        """Return whether there is time left for the call. From now on, the deadline counts as its failure."""
         with self._state_lock:
-            if time.monotonic() >= self.deadline:  # a slow cache has taken all the time
+            if time.monotonic() >= self.deadline:  # a slow cache has used up the time
                 return False
             self._client = client
             self._state = REQUESTED
@@ -157,13 +145,11 @@ class TokenFetch(Job):
                 self._state = ANSWERED
                 self._account.write_entry(self._key, entry)
             self._account.breaker.record_success()
-            self.finish(self._token(entry))
+            self.finish(entry.token_for(self._visitor))
             self._send(signals.token_created)
 
-    def _token(self, entry: Entry) -> VisitorToken | None:
-        return VisitorToken(entry.token, self._visitor, entry.created_at) if entry.token else None
-
     def _record_failure(self, error: HubSpotIdentifyError) -> None:
+        """Record a failure in the visitor's entry and in the circuit breaker. A valid token remains in the entry."""
         now = time.time()
         entry = self._account.read_entry(self._key)
         on_record = entry.has_failure(now)

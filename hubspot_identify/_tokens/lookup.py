@@ -1,4 +1,4 @@
-"""One look into the cache, and the fetch that follows from it: all that happens on the request's thread."""
+"""What happens on the request's thread: one read of the cache, and the scheduling of a fetch if one is due."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..exceptions import HubSpotIdentifyError
 from .account import Account
 from .entries import VisitorToken
-from .fetch import start_fetch
+from .fetch import TokenFetch
+from .workers import get_workers
 
 if TYPE_CHECKING:
     from ..visitors import Visitor
@@ -17,7 +18,13 @@ if TYPE_CHECKING:
 
 
 class CacheLookup(NamedTuple):
-    """The result of a look into the cache: a token, or a fetch, and whether a further request is worthwhile."""
+    """The result of a read of the cache.
+
+    Attributes:
+        token: the token, if the cache has a valid one.
+        fetch: the fetch that was scheduled or is running, if there is one.
+        pending: whether a further request may find a token.
+    """
 
     token: VisitorToken | None = None
     fetch: Job | None = None
@@ -43,8 +50,9 @@ def read_cache_and_schedule(visitor: Visitor, account: Account) -> CacheLookup:
     now = time.time()
     key = account.entry_key(visitor)
     entry = account.read_entry(key)
-    token = VisitorToken(entry.token, visitor, entry.created_at) if entry.token else None
+    token = entry.token_for(visitor)
     if not account.is_due(entry, visitor, now) or account.breaker.is_open_locally:
         return CacheLookup(token)
-    fetch = start_fetch(account, visitor, key, has_failure=entry.has_failure(now))
+    # The call of a visitor with a failure on record may block, so one worker slot is kept for the others.
+    fetch = get_workers().submit(TokenFetch(account, visitor, key), may_take_last_slot=not entry.has_failure(now))
     return CacheLookup(token, fetch, pending=token is None)

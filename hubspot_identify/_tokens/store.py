@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from django.core.cache import InvalidCacheBackendError, caches
+from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 
@@ -34,19 +34,22 @@ Value = TypeVar("Value")
 
 
 class Store:
-    """One cache alias as this process sees it. No method raises because the cache fails."""
+    """One cache of the site in this process. No method raises an exception because the cache fails.
+
+    Args:
+        alias: the cache's alias in ``CACHES``.
+    """
 
     def __init__(self, alias: str) -> None:
         self._alias = alias
         self._local = LocMemCache(f"hubspot_identify {uuid.uuid4()}", {"OPTIONS": {"MAX_ENTRIES": LOCAL_ENTRIES}})
         self._down_until = 0.0
         self._first_response_at = math.inf
-        self._this_thread = _ThisThread()
 
     @property
     def is_down(self) -> bool:
         """Whether the cache is bypassed at the moment."""
-        return self._this_thread.bypasses_cache or time.monotonic() < self._down_until
+        return time.monotonic() < self._down_until
 
     def made_keys(self, *keys: str) -> dict[str, str]:
         """Return the keys as the cache makes them on this thread, or nothing if its ``KEY_FUNCTION`` fails."""
@@ -55,26 +58,9 @@ class Store:
         except Exception:  # noqa: BLE001 - it is the site's function; the operations of the cache report it
             return {}
 
-    @contextmanager
-    def using_keys(self, made: Mapping[str, str]) -> Iterator[None]:
-        """Within the block, use keys that another thread made. If the cache cannot, bypass it on this thread."""
-        with fixed_cache_keys(caches[self._alias], made, PREFIX) as succeeded:
-            if not succeeded:
-                log_throttled(
-                    logger,
-                    logging.ERROR,
-                    "Requests do not find what a background thread stores in the cache %r, because its make_key() "
-                    "depends on the thread. Use a KEY_FUNCTION instead, or set HUBSPOT_IDENTIFY['CACHE'] to another "
-                    "cache. Until then, each process keeps its own tokens.",
-                    self._alias,
-                    reason=self._alias,
-                    every=math.inf,
-                )
-            self._this_thread.bypasses_cache = not succeeded
-            try:
-                yield
-            finally:
-                self._this_thread.bypasses_cache = False
+    def using_keys(self, made: Mapping[str, str]) -> AbstractContextManager[None]:
+        """Within a block, use keys that another thread made."""
+        return fixed_cache_keys(caches[self._alias], made, PREFIX)
 
     def get(self, key: str) -> Any:
         """Return the value of a key, or ``None``. One operation of the cache."""
@@ -83,8 +69,11 @@ class Store:
 
     def get_many(self, keys: Iterable[str]) -> dict[str, int]:
         """Return the counters of the keys that have one. One operation of the cache."""
-        values: dict[str, object] = self._call("get_many", lambda cache: cache.get_many(keys), {})
-        return {key: value for key, value in values.items() if isinstance(value, int)}
+
+        def read(cache: Any) -> dict[str, int]:
+            return {key: int(value) for key, value in cache.get_many(keys).items()}
+
+        return self._call("get_many", read, {})
 
     def set(self, key: str, value: Any, ttl: float) -> None:
         """Keep a value for ``ttl`` seconds: in the cache, or else in this process."""
@@ -113,9 +102,12 @@ class Store:
         def increase(cache: Any) -> int | None:
             cache.add(key, 0, timeout=_whole(ttl))
             try:
-                return int(cache.incr(key))
+                number = int(cache.incr(key))
             except ValueError:  # the cache stores nothing
                 return None
+            if type(cache).incr is BaseCache.incr:  # which also sets the default lifetime
+                cache.touch(key, _whole(ttl))
+            return number
 
         return self._call("incr", increase, None)
 
@@ -125,7 +117,7 @@ class Store:
         self._local.delete_many(keys)
 
     def _call(self, operation: str, function: Callable[[Any], Value], fallback: Value) -> Value:
-        """Call a function with the cache, and return its result, or the fallback if the cache is or goes down."""
+        """Call a function with the cache, and return its result; or the fallback, if the cache is bypassed or fails."""
         if self.is_down:
             return fallback
         started = time.monotonic()
@@ -152,22 +144,11 @@ class Store:
 
     def _bypass(self, operation: str, reason: str) -> None:
         self._down_until = time.monotonic() + PAUSE
-        log_throttled(
-            logger,
-            logging.WARNING,
-            "Cache %r failed (%s: %s). Bypassing it for %.0f s and falling back to memory of this process.",
-            self._alias,
-            operation,
-            reason,
-            PAUSE,
-            reason=f"{self._alias} {reason}",
-        )
+        message = "Cache %r failed (%s: %s). Bypassing it for %.0f s and falling back to memory of this process."
+        arguments = self._alias, operation, reason, PAUSE
+        log_throttled(logger, logging.WARNING, message, *arguments, reason=f"{self._alias} {reason}")
 
 
 def _whole(ttl: float) -> int:
     """Round up to whole seconds. Some back ends take less than one second as "do not store"."""
     return max(1, math.ceil(ttl))
-
-
-class _ThisThread(threading.local):
-    bypasses_cache = False

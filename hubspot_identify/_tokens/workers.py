@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import threading
 import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,11 @@ SLOTS = 2
 MAX_ABANDONED_THREADS = 8  # no job is started beyond that
 ABORT_AFTER = 3.0  # seconds from a job's deadline until its call is aborted
 
+THREADS_DO_NOT_RUN = (
+    "A thread that was to fetch a token never ran. Threads do not run in this process (uWSGI needs --enable-threads; "
+    "some serverless platforms freeze them): let pages wait with PAGE_WAIT, or use get_token(visitor, wait=…)."
+)
+
 
 class Job(ABC):
     """A token that is being created on a thread. Several callers may wait for it; none of them can cancel it.
@@ -50,6 +55,7 @@ class Job(ABC):
 
     Attributes:
         deadline: on the monotonic clock.
+        started: whether its thread runs, or has run.
     """
 
     def __init__(self, key: str, timeout: float) -> None:
@@ -64,18 +70,17 @@ class Job(ABC):
         """Create the token and call :meth:`finish`, on the job's own thread."""
 
     def on_deadline(self) -> None:  # noqa: B027 - a hook
-        """React to the deadline, on a second thread, if the job is still running then."""
+        """React to the deadline, on a thread of its own, if the job is still running then."""
 
     def finish(self, token: VisitorToken | None = None, error: HubSpotIdentifyError | None = None) -> None:
         """Give all callers that wait the result. Only the first one counts."""
-        if self._future.done():
-            return
-        if error is None:
-            self._future.set_result(token)
-        else:
-            self._future.set_exception(error.with_traceback(None))  # the frames of the call hold the key
+        with suppress(InvalidStateError):  # there is a result already
+            if error is None:
+                self._future.set_result(token)
+            else:
+                self._future.set_exception(error.with_traceback(None))  # the frames of the call hold the key
 
-    def wait(self, seconds: float) -> VisitorToken | None:
+    def wait(self, seconds: float = math.inf) -> VisitorToken | None:
         """Return the token as soon as there is one, within so many seconds and the deadline.
 
         Raises:
@@ -83,28 +88,31 @@ class Job(ABC):
         """
         try:
             return self._future.result(self._at_most(seconds))
-        except FutureTimeoutError:
-            pass
-        raise TransportError("HubSpot did not respond in time.")
+        except TimeoutError:
+            raise self._no_response() from None
 
-    async def await_(self, seconds: float) -> VisitorToken | None:
+    async def await_(self, seconds: float = math.inf) -> VisitorToken | None:
         """Do the same as :meth:`wait` without blocking the event loop. Other callers survive a cancellation."""
         future = asyncio.shield(asyncio.wrap_future(self._future))
         try:
             return await asyncio.wait_for(future, self._at_most(seconds))
-        except (TimeoutError, FutureTimeoutError):
-            pass
-        raise TransportError("HubSpot did not respond in time.")
+        except TimeoutError:
+            raise self._no_response() from None
 
     def _at_most(self, seconds: float) -> float:
-        return max(0.0, min(seconds, self.deadline - time.monotonic()))
+        return min(seconds, self.deadline - time.monotonic())
+
+    def _no_response(self) -> TransportError:
+        return TransportError(
+            "HubSpot did not respond in time." if self.started else "No worker available: all are waiting for HubSpot."
+        )
 
 
 class Workers:
     """The jobs of this process. Until its deadline a job holds a slot; after that it is abandoned."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a log handler may submit a job as well
         self._jobs: set[Job] = set()
 
     def submit(self, job: Job, *, may_take_last_slot: bool = True) -> Job | None:
@@ -119,13 +127,12 @@ class Workers:
         """
         with self._lock:
             now = time.monotonic()
-            active = [other for other in self._jobs if now < other.deadline]
+            active = {other for other in self._jobs if now < other.deadline}
             for other in active:
                 if other.key == job.key:
                     return other
-            if len(active) >= (SLOTS if may_take_last_slot else SLOTS - 1):
-                return None
-            if not self._can_start(abandoned=self._jobs.difference(active)):
+            slots = SLOTS if may_take_last_slot else SLOTS - 1
+            if len(active) >= slots or not _can_start_thread(self._jobs - active):
                 return None
             try:
                 _start_thread("hubspot-identify", self._run, job)
@@ -135,60 +142,59 @@ class Workers:
             self._jobs.add(job)
         return job
 
-    def _can_start(self, abandoned: set[Job]) -> bool:
-        if not all(job.started for job in abandoned):
-            log_throttled(
-                logger,
-                logging.ERROR,
-                "A thread that was to fetch a token never ran. Threads do not run in this process (uWSGI needs "
-                "--enable-threads; some serverless platforms freeze them): let pages wait with PAGE_WAIT, or use "
-                "get_token(visitor, wait=…).",
-                every=float("inf"),
-            )
-        if len(abandoned) < MAX_ABANDONED_THREADS:
-            return True
-        log_throttled(
-            logger,
-            logging.WARNING,
-            "Token fetch not scheduled: %d worker threads are still blocked.",
-            len(abandoned),
-        )
-        return False
-
     def _run(self, job: Job) -> None:
         job.started = True
         ended = threading.Event()
-        with _errors_logged():
-            if time.monotonic() < job.deadline:
-                client = _new_client()
-                with suppress(RuntimeError):  # without a second thread, only the timeouts of sockets limit the call
-                    _start_thread("hubspot-identify-deadline", _watch_deadline, job, client, ended)
-                job.run(client)
-        job.finish()
-        ended.set()
-        with self._lock:
-            self._jobs.discard(job)
+        try:
+            with _errors_logged():
+                if time.monotonic() < job.deadline:
+                    client = _new_client()
+                    with suppress(RuntimeError):  # without a second thread, only sockets' timeouts limit the call
+                        _start_thread("hubspot-identify-deadline", _watch_deadline, job, client, ended)
+                    job.run(client)
+        finally:
+            job.finish()
+            ended.set()
+            _close_connections()
+            with self._lock:
+                self._jobs.discard(job)
+
+
+def _can_start_thread(abandoned: set[Job]) -> bool:
+    if not all(job.started for job in abandoned):
+        log_throttled(logger, logging.ERROR, THREADS_DO_NOT_RUN, every=math.inf)
+    if len(abandoned) < MAX_ABANDONED_THREADS:
+        return True
+    log_throttled(logger, logging.WARNING, "Token fetch not scheduled: %d threads are still blocked.", len(abandoned))
+    return False
 
 
 def _watch_deadline(job: Job, client: TokenClient, ended: threading.Event) -> None:
-    if not ended.wait(max(0.0, job.deadline - time.monotonic())):
+    if ended.wait(job.deadline - time.monotonic()):
+        return
+    with suppress(RuntimeError):  # on a third thread, because a slow cache or receiver must not delay the abort
+        _start_thread("hubspot-identify-overdue", _report_deadline, job)
+    if not ended.wait(ABORT_AFTER):
+        client.abort()
+
+
+def _report_deadline(job: Job) -> None:
+    try:
         with _errors_logged():
             job.on_deadline()
-        if not ended.wait(ABORT_AFTER):
-            client.abort()
+    finally:
+        _close_connections()
 
 
 def _start_thread(name: str, function: Callable[..., None], *args: object) -> None:
-    threading.Thread(target=_on_thread, args=(function, *args), name=name, daemon=True).start()
+    threading.Thread(target=function, args=args, name=name, daemon=True).start()
 
 
-def _on_thread(function: Callable[..., None], *args: object) -> None:
-    try:
-        function(*args)
-    finally:
-        for handler in (connections, caches):  # what Django opened for this thread, which ends here
-            with _errors_logged():
-                handler.close_all()
+def _close_connections() -> None:
+    """Close what Django opened for this thread, which ends here."""
+    for handler in (connections, caches):
+        with _errors_logged():
+            handler.close_all()
 
 
 @contextmanager

@@ -109,9 +109,9 @@ def set_clock(ahead: float) -> None:
 
 def configure(app_settings: dict[str, Any]) -> None:
     """Replace ``HUBSPOT_IDENTIFY`` in this process."""
-    from django.conf import settings
+    from django.test import override_settings
 
-    settings.HUBSPOT_IDENTIFY = app_settings
+    override_settings(HUBSPOT_IDENTIFY=app_settings).enable()
 
 
 def change(name: str, value: object) -> None:
