@@ -10,7 +10,6 @@ HubSpot's errors: https://developers.hubspot.com/docs/api-reference/error-handli
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, InitVar, dataclass, field
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -75,7 +74,6 @@ class UnexpectedResponseError(HubSpotIdentifyError):
         self.status = status
 
 
-@dataclass(eq=False, repr=False)
 class APIError(HubSpotIdentifyError):
     """HubSpot refused the request. All attributes except ``status`` are optional in HubSpot's response.
 
@@ -95,20 +93,30 @@ class APIError(HubSpotIdentifyError):
             belongs to another data centre. No visitor can be identified until this is fixed.
     """
 
-    text: InitVar[str]
-    _: KW_ONLY
-    status: int = 0
-    category: str = ""
-    hubspot_message: str = ""
-    correlation_id: str = ""
-    context: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    links: Mapping[str, str] = field(default_factory=dict)
-    retry_after: float | None = None
-    policy: str = ""
-    key_rejected: bool = False
-
-    def __post_init__(self, text: str) -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        status: int = 0,
+        category: str = "",
+        hubspot_message: str = "",
+        correlation_id: str = "",
+        context: Mapping[str, Sequence[str]] | None = None,
+        links: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
+        policy: str = "",
+        key_rejected: bool = False,
+    ) -> None:
         super().__init__(text)
+        self.status = status
+        self.category = category
+        self.hubspot_message = hubspot_message
+        self.correlation_id = correlation_id
+        self.context = context or {}
+        self.links = links or {}
+        self.retry_after = retry_after
+        self.policy = policy
+        self.key_rejected = key_rejected
 
 
 class InvalidRequestError(APIError):

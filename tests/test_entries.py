@@ -110,7 +110,7 @@ def test_any_cached_value_is_an_entry_or_a_miss(value: object) -> None:
     if entry.token is not None:
         assert re.fullmatch(r"[A-Za-z0-9._~=/-]{1,4096}", entry.token)
         assert 0 < VisitorToken(entry.token, ADA, entry.created_at).expires_in(NOW) <= EXPIRE_AFTER + CLOCK_SKEW
-        assert get_account().is_due(entry, ADA, NOW) in (True, False)
+        assert entry.is_due(ADA, NOW, get_account().profile) in (True, False)
     elif entry is not NO_ENTRY:
         assert NOW - FAILURE_RECORD < entry.retry_at <= NOW + EXPIRE_AFTER
         assert entry.retry_at > NOW or entry.has_failure(NOW)
@@ -152,9 +152,9 @@ def test_failure_without_a_token_is_kept_until_the_next_attempt() -> None:
     """Such an entry says only when to try again. After that it is a miss."""
     stored = Entry(None, 0.0, NOW + 20, "").as_primitives(KEY)
     entry = decode_entry(stored, KEY, NOW)
-    assert (entry.token, entry.retry_at, get_account().is_due(entry, ADA, NOW)) == (None, NOW + 20, False)
+    assert (entry.token, entry.retry_at, entry.is_due(ADA, NOW, get_account().profile)) == (None, NOW + 20, False)
     assert decode_entry(stored, KEY, NOW + 20) is NO_ENTRY
-    assert get_account().is_due(NO_ENTRY, ADA, NOW)
+    assert NO_ENTRY.is_due(ADA, NOW, get_account().profile)
 
 
 # Ages
@@ -163,7 +163,7 @@ def test_failure_without_a_token_is_kept_until_the_next_attempt() -> None:
 def test_token_is_refreshed_between_seven_and_eight_hours() -> None:
     """Earlier it is not due, and later it always is."""
     ages = (0, RENEW_AFTER * (1 - RENEW_SPREAD) - 1, RENEW_AFTER, EXPIRE_AFTER - 1)
-    assert [get_account().is_due(new_entry(age), ADA, NOW) for age in ages] == [False, False, True, True]
+    assert [new_entry(age).is_due(ADA, NOW, get_account().profile) for age in ages] == [False, False, True, True]
 
 
 def test_refreshes_are_spread() -> None:
@@ -175,16 +175,16 @@ def test_refreshes_are_spread() -> None:
     for number, age in enumerate(ages):
         entry = new_entry(token=f"token{number}")
         assert (
-            get_account().is_due(entry, ADA, NOW + age - 1),
-            get_account().is_due(entry, ADA, NOW + age + 1),
+            entry.is_due(ADA, NOW + age - 1, get_account().profile),
+            entry.is_due(ADA, NOW + age + 1, get_account().profile),
         ) == (False, True)
 
 
 def test_failed_refresh_delays_the_next_attempt() -> None:
     """A token that is due is not refreshed before the time of the next attempt."""
     entry = new_entry(9 * HOUR, retry_at=NOW + 5)
-    assert not get_account().is_due(entry, ADA, NOW)
-    assert get_account().is_due(entry, ADA, NOW + 5)
+    assert not entry.is_due(ADA, NOW, get_account().profile)
+    assert entry.is_due(ADA, NOW + 5, get_account().profile)
 
 
 def test_changed_names_refresh_a_token_after_ten_minutes() -> None:
@@ -194,9 +194,9 @@ def test_changed_names_refresh_a_token_after_ten_minutes() -> None:
         Visitor("ada@example.com", "Ada", "King"),
         Visitor("ada@example.com", "Ada", "Lovelace", (("plan", "gold"),)),
     ):
-        assert not get_account().is_due(new_entry(CHANGE_AFTER - 1), changed, NOW)
-        assert get_account().is_due(new_entry(CHANGE_AFTER), changed, NOW)
-    assert not get_account().is_due(new_entry(CHANGE_AFTER), ADA, NOW)
+        assert not new_entry(CHANGE_AFTER - 1).is_due(changed, NOW, get_account().profile)
+        assert new_entry(CHANGE_AFTER).is_due(changed, NOW, get_account().profile)
+    assert not new_entry(CHANGE_AFTER).is_due(ADA, NOW, get_account().profile)
 
 
 def test_regular_visitor_keeps_the_token_through_an_outage_of_three_hours() -> None:
@@ -209,7 +209,7 @@ def test_regular_visitor_keeps_the_token_through_an_outage_of_three_hours() -> N
         entry = new_entry(0, token=f"token{number}")
         for start in range(int(6 * HOUR), int(9 * HOUR), 300):
             age = 0.0
-            while not get_account().is_due(entry, ADA, NOW + age) or start <= age < start + outage:
+            while not entry.is_due(ADA, NOW + age, get_account().profile) or start <= age < start + outage:
                 assert decode_entry(entry.as_primitives(KEY), KEY, NOW + age) == entry
                 age += gap
             assert decode_entry(entry.as_primitives(KEY), KEY, NOW + age) == entry

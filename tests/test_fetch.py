@@ -185,7 +185,7 @@ def test_changed_names_leave_the_calls_to_other_visitors(hubspot: TokenServer, s
             token = fetch(visitor)
             assert token is not None
             assert (token.value == "old") == (number > 0)
-            assert not get_account().is_due(cached_entry(visitor), visitor, time.time())
+            assert not cached_entry(visitor).is_due(visitor, time.time(), get_account().profile)
             first += fetch(Visitor(f"new{number}@example.com")) is not None
             traveller.shift(1)
     assert (first, hubspot.calls) == (9, 10)

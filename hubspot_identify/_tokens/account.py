@@ -14,7 +14,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 
 from ..conf import Config, get_account_chooser, get_config, setting_error
 from .breaker import Breaker
-from .entries import CHANGE_AFTER, EXPIRE_AFTER, PREFIX, Entry, KeyedDigest, decode_entry
+from .entries import EXPIRE_AFTER, PREFIX, Entry, KeyedDigest, decode_entry
 from .per_process import PerProcess
 from .rate_limit import RateLimit
 from .store import Store
@@ -56,13 +56,6 @@ class Account:
     def profile(self, visitor: Visitor) -> str:
         """Return a digest of what may change about a visitor while the token stays valid."""
         return self._profile_digest(json.dumps([visitor.email, visitor.first_name, visitor.last_name, visitor.context]))
-
-    def is_due(self, entry: Entry, visitor: Visitor, now: float) -> bool:
-        """Return whether a fetch of the visitor's token is due."""
-        if now < entry.retry_at:
-            return False
-        may_change = now - entry.created_at >= CHANGE_AFTER
-        return entry.needs_token(now) or (may_change and entry.profile != self.profile(visitor))
 
     def read_entry(self, key: str) -> Entry:
         """Return the entry of a key. One read of the cache."""

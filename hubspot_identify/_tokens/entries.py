@@ -10,8 +10,9 @@ import hashlib
 import json
 import math
 import zlib
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from django.utils.crypto import salted_hmac
 
@@ -71,8 +72,7 @@ class VisitorToken:
         return max(0, math.floor(self.created_at + EXPIRE_AFTER - now))
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """What the cache holds for one visitor: a token, or the failure to create one, and when to try again.
 
     Attributes:
@@ -83,11 +83,14 @@ class Entry:
         failed_at: seconds since the epoch of the first failure on record; 0 without one.
     """
 
-    token: str | None = field(repr=False)
+    token: str | None
     created_at: float
     retry_at: float
     profile: str
     failed_at: float = 0.0
+
+    def __repr__(self) -> str:
+        return f"Entry(created_at={self.created_at}, retry_at={self.retry_at})"  # without the token
 
     def as_primitives(self, key: str) -> dict[str, Any]:
         """Return what is stored: no class of the app, so that other versions of the app can read or ignore it.
@@ -96,7 +99,7 @@ class Entry:
             key: the cache key. The entry repeats its digest, by which :func:`decode_entry` recognises that the entry
                 belongs to the same visitor and account.
         """
-        return {"owner": key[-OWNER_LENGTH:], **asdict(self)}
+        return {"owner": key[-OWNER_LENGTH:], **self._asdict()}
 
     def token_for(self, visitor: Visitor) -> VisitorToken | None:
         """Return the token, if there is one, with the visitor to whom the entry belongs."""
@@ -106,13 +109,26 @@ class Entry:
         """Return whether a failure of this visitor is on record."""
         return self.failed_at > 0 and now < self.retry_at + FAILURE_RECORD
 
+    def is_due(self, visitor: Visitor, now: float, profile: Callable[[Visitor], str]) -> bool:
+        """Return whether a fetch of the visitor's token is due.
+
+        Args:
+            visitor: the visitor to whom the entry belongs.
+            now: seconds since the epoch.
+            profile: returns the digest of a visitor's names and context.
+        """
+        if now < self.retry_at:
+            return False
+        may_change = now - self.created_at >= CHANGE_AFTER
+        return self.needs_token(now) or (may_change and self.profile != profile(visitor))
+
     def needs_token(self, now: float) -> bool:
         """Return whether there is no token, or one that is old."""
         return self.token is None or now - self.created_at >= renewal_age(self)
 
     def without_token(self) -> Entry:
         """Return the entry without its token, with the failure on record and the time of the next attempt."""
-        return replace(self, token=None, created_at=0.0, profile="")
+        return self._replace(token=None, created_at=0.0, profile="")
 
 
 NO_ENTRY = Entry(token=None, created_at=0.0, retry_at=0.0, profile="")

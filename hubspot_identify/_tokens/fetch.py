@@ -7,7 +7,6 @@ import math
 import random
 import threading
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .. import signals
@@ -33,6 +32,23 @@ RETRY_REFUSED = 3600.0  # seconds until the next attempt for a visitor whose dat
 RETRY_FAILED = (5.0, 30.0)  # seconds, drawn at random, after other failures
 RETRY_AGAIN = 300.0  # seconds at most for a visitor who keeps failing; until then, as long as the failures have lasted
 RETRY_CHANGES = 60.0  # seconds until the next attempt for changed names that the rate limit has delayed
+
+
+def start_fetch(account: Account, visitor: Visitor, key: str, *, has_failure: bool = False) -> Job | None:
+    """Schedule the fetch of a token in the background. Opens no socket and does not access the cache.
+
+    Args:
+        account: the account.
+        visitor: whom the token is for.
+        key: the cache key of the visitor's entry.
+        has_failure: whether a failure of the visitor is on record. The calls of such visitors may block, so one worker
+            slot is kept for the others.
+
+    Returns:
+        the fetch, or the one that is running for the same entry; ``None`` if no worker slot is free.
+    """
+    fetch = TokenFetch(account, visitor, key)
+    return get_workers().submit(fetch, may_take_last_slot=not has_failure)
 
 
 class UncachedCall(Job):
@@ -107,13 +123,13 @@ class TokenFetch(Job):
         locked = account.store.add(self._lock_key, 1, math.ceil(account.config.timeout) + 1)
         entry = account.read_entry(self._key)  # another process may have stored a token since the first look
         now = time.time()
-        if not locked or not account.is_due(entry, self._visitor, now):
+        if not locked or not entry.is_due(self._visitor, now, account.profile):
             return entry, False
         for_changes = not entry.needs_token(now)
         if account.allows_call(may_probe=not entry.has_failure(now), for_changes=for_changes):
             return entry, True
         if for_changes:
-            account.write_entry(self._key, replace(account.read_entry(self._key), retry_at=now + RETRY_CHANGES))
+            account.write_entry(self._key, account.read_entry(self._key)._replace(retry_at=now + RETRY_CHANGES))
         account.store.delete(self._lock_key)  # there is no call, so the visitor may be tried again at once
         return entry, False
 
@@ -140,7 +156,7 @@ class TokenFetch(Job):
             self._report(error)
         else:
             # A failure stays on record: names that a firewall blocks may alternate with names that it lets through.
-            entry = replace(entry, token=value, created_at=created_at, profile=self._account.profile(self._visitor))
+            entry = entry._replace(token=value, created_at=created_at, profile=self._account.profile(self._visitor))
             with self._state_lock:
                 self._state = ANSWERED
                 self._account.write_entry(self._key, entry)
@@ -156,7 +172,7 @@ class TokenFetch(Job):
         failing_since = entry.failed_at if on_record else now
         failed_at = failing_since if on_record or not concerns_all_visitors(error) else 0.0
         delay = max(retry_delay(error), min(now - failing_since, RETRY_AGAIN))
-        self._account.write_entry(self._key, replace(entry, retry_at=now + delay, failed_at=failed_at))
+        self._account.write_entry(self._key, entry._replace(retry_at=now + delay, failed_at=failed_at))
         self._account.breaker.record_failure(error, self._key[-OWNER_LENGTH:], failing_since)
 
     def _report(self, error: HubSpotIdentifyError) -> None:

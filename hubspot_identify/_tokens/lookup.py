@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..exceptions import HubSpotIdentifyError
 from .account import Account
 from .entries import VisitorToken
-from .fetch import TokenFetch
-from .workers import get_workers
+from .fetch import start_fetch
 
 if TYPE_CHECKING:
     from ..visitors import Visitor
@@ -51,8 +50,7 @@ def read_cache_and_schedule(visitor: Visitor, account: Account) -> CacheLookup:
     key = account.entry_key(visitor)
     entry = account.read_entry(key)
     token = entry.token_for(visitor)
-    if not account.is_due(entry, visitor, now) or account.breaker.is_open_locally:
+    if not entry.is_due(visitor, now, account.profile) or account.breaker.is_open_locally:
         return CacheLookup(token)
-    # The call of a visitor with a failure on record may block, so one worker slot is kept for the others.
-    fetch = get_workers().submit(TokenFetch(account, visitor, key), may_take_last_slot=not entry.has_failure(now))
+    fetch = start_fetch(account, visitor, key, has_failure=entry.has_failure(now))
     return CacheLookup(token, fetch, pending=token is None)
