@@ -40,11 +40,11 @@ ANONYMOUS = Identification(subject=None, identity=None)
 
 def identify_account(request: HttpRequest, account: Account, wait: float) -> Identification:
     """Identify the visitor of a request whose account is known, and wait so many seconds for a token."""
-    visitor, lookup = look_up(request, account)
+    visitor, lookup = resolve_request(request, account)
     return identification_of(visitor, account, lookup, lookup.wait(wait))
 
 
-def look_up(request: HttpRequest, account: Account) -> tuple[Visitor | None, CacheLookup]:
+def resolve_request(request: HttpRequest, account: Account) -> tuple[Visitor | None, CacheLookup]:
     """Return the visitor of a request, and what the cache holds for a visitor who may be identified."""
     visitor = visitor_of(request, account.config)
     return visitor, CacheLookup() if visitor is None else read_cache_and_schedule(visitor, account)

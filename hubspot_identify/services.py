@@ -20,7 +20,7 @@ from ._tokens.fetch import UncachedCall
 from ._tokens.lookup import CacheLookup, read_cache_and_schedule
 from .delivery import endpoint_url, is_inline
 from .exceptions import ConfigurationError, TransportError
-from .identification import Identification, identification_of, identify_account, look_up
+from .identification import Identification, identification_of, identify_account, resolve_request
 from .middleware import mark_identified
 from .visitors import Visitor
 
@@ -128,7 +128,7 @@ async def aidentify(request: HttpRequest, *, wait: float | None = None, account:
     """Asynchronous :func:`identify`, whose result views pass to the tag: ``identity=await aidentify(request)``."""
     resolved = await sync_to_async(_account_of_page)(request, account)
     seconds = _page_wait(wait, resolved)
-    visitor, lookup = await sync_to_async(look_up)(request, resolved)
+    visitor, lookup = await sync_to_async(resolve_request)(request, resolved)
     return _mark_page(request, identification_of(visitor, resolved, lookup, await lookup.await_(seconds)))
 
 

@@ -182,7 +182,7 @@ def test_refreshes_are_spread() -> None:
 
 def test_failed_refresh_delays_the_next_attempt() -> None:
     """A token that is due is not refreshed before the time of the next attempt."""
-    entry = new_entry(9 * HOUR, retry_at=NOW + 5)
+    entry = new_entry(RENEW_AFTER, retry_at=NOW + 5)
     assert not entry.is_due(ADA, NOW, get_account().profile)
     assert entry.is_due(ADA, NOW + 5, get_account().profile)
 
@@ -207,7 +207,7 @@ def test_regular_visitor_keeps_the_token_through_an_outage_of_three_hours() -> N
     outage, gap = 3 * HOUR + 1.2 * 300, 600.0
     for number in range(8):
         entry = new_entry(0, token=f"token{number}")
-        for start in range(int(6 * HOUR), int(9 * HOUR), 300):
+        for start in range(int(RENEW_AFTER - 2 * HOUR), int(RENEW_AFTER + HOUR), 300):
             age = 0.0
             while not entry.is_due(ADA, NOW + age, get_account().profile) or start <= age < start + outage:
                 assert decode_entry(entry.as_primitives(KEY), KEY, NOW + age) == entry

@@ -26,8 +26,10 @@ from hubspot_identify._tokens.account import Account, get_account
 from hubspot_identify._tokens.breaker import CLOSED, COOL_DOWN, COOL_DOWN_SPREAD, FAILURES
 from hubspot_identify._tokens.entries import (
     CHANGE_AFTER,
+    EXPIRE_AFTER,
     FAILURE_RECORD,
     HOUR,
+    RENEW_AFTER,
     Entry,
     VisitorToken,
     decode_entry,
@@ -54,6 +56,7 @@ from hubspot_identify.testing import join_threads
 from hubspot_identify.visitors import Visitor
 
 NOW = 1_800_000_000.0
+OLD = (RENEW_AFTER + EXPIRE_AFTER) / 2  # the age in seconds of a token that is due and still valid
 ADA = Visitor("ada@example.com", "Ada")
 EVE = Visitor("eve@example.com")
 
@@ -154,7 +157,7 @@ def test_open_breaker_leaves_the_old_token_and_no_lock(
     """There is no call, an old token is returned if there is one, and the visitor can be tried again at once."""
     get_account().breaker.record_failure(AuthenticationError("rejected", status=401, key_rejected=True), "eve", NOW)
     assert fetch() is None
-    store_entry(created_at=NOW - 9 * HOUR)
+    store_entry(created_at=NOW - OLD)
     token = fetch()
     assert token is not None
     assert (token.value, hubspot.calls, cache.get(lock_key())) == ("old", 0, None)
@@ -204,7 +207,7 @@ def test_changed_names_are_tried_again_after_a_minute(hubspot: TokenServer, sett
         token = services.get_token(ADA, wait=GENEROUS_TIMEOUT)
         assert join_threads(GENEROUS_TIMEOUT)
         assert token != services.get_token(ADA)
-        store_entry(EVE, **{**changed, "created_at": NOW - 9 * HOUR})
+        store_entry(EVE, **{**changed, "created_at": NOW - OLD})
         traveller.shift(1)
         fetch(EVE)
     assert hubspot.calls == 3
@@ -249,9 +252,9 @@ def same_key(key: str, key_prefix: str, version: int) -> str:
 @pytest.mark.parametrize(
     ("status", "error_class", "shortest", "longest", "age"),
     [
-        (400, InvalidRequestError, RETRY_REFUSED, RETRY_REFUSED, 9 * HOUR),
-        (429, RateLimitError, 10.0, 10.0, 9 * HOUR),
-        (500, UnavailableError, *RETRY_FAILED, 9 * HOUR),
+        (400, InvalidRequestError, RETRY_REFUSED, RETRY_REFUSED, OLD),
+        (429, RateLimitError, 10.0, 10.0, OLD),
+        (500, UnavailableError, *RETRY_FAILED, OLD),
         (200, UnexpectedResponseError, *RETRY_FAILED, None),
     ],
 )

@@ -42,7 +42,7 @@ from hubspot_identify.visitors import Visitor
 KEY = "pat-na1-1b2c3d4e"
 ADA = Visitor("ada@example.com")
 CONFIG = build_config({"API_KEY": KEY, "EMAIL_VERIFIED": True})
-URL = "https://api.hubapi.com/conversations/v3/visitor-identification/tokens/create"
+URL = f"{CONFIG.base_url}{CONFIG.token_path}"
 ID = "0d1e2f3a-aaaa-bbbb-cccc-000000000001"
 
 

@@ -39,6 +39,8 @@ from hubspot_identify._tokens.entries import (
     CHANGE_AFTER,
     EXPIRE_AFTER,
     HOUR,
+    RENEW_AFTER,
+    RENEW_SPREAD,
     Entry,
     VisitorToken,
     decode_entry,
@@ -57,6 +59,7 @@ from hubspot_identify.visitors import Visitor
 ADA = Visitor("ada@example.com", "Ada", "Lovelace")
 EVE = Visitor("eve@example.com")
 NOW = 1_800_000_000.0
+OLD = (RENEW_AFTER + EXPIRE_AFTER) / 2  # the age in seconds of a token that is due and still valid
 
 
 def cached_token(visitor: Visitor = ADA, account: str | None = None) -> VisitorToken:
@@ -187,7 +190,7 @@ def test_forget_token_keeps_the_record_of_a_failure(hubspot: TokenServer) -> Non
     with time_machine.travel(NOW, tick=False):
         cached_token()
         hubspot.answer(500)
-    with time_machine.travel(NOW + 9 * HOUR, tick=False):
+    with time_machine.travel(NOW + OLD, tick=False):
         cache.delete(f"{key}:lock")
         services.get_token(ADA)
         wait_for_workers()
@@ -196,7 +199,7 @@ def test_forget_token_keeps_the_record_of_a_failure(hubspot: TokenServer) -> Non
         services.forget_token(ADA)
         cache.delete(f"{key}:lock")
         after = decode_entry(cache.get(key), key, time.time())
-        assert (after.token, after.retry_at, after.failed_at) == (None, before.retry_at, NOW + 9 * HOUR)
+        assert (after.token, after.retry_at, after.failed_at) == (None, before.retry_at, NOW + OLD)
         assert services.get_token(ADA) is None
         wait_for_workers()
     assert hubspot.calls == 2
@@ -633,14 +636,14 @@ def test_token_due_for_renewal_is_served_while_one_job_renews_it(hubspot: TokenS
     """However many pages request it, HubSpot is called once and no page waits."""
     with time_machine.travel(NOW, tick=False) as traveller:
         old = cached_token()
-        traveller.shift(9 * HOUR)
+        traveller.shift(OLD)
         hubspot.set_scenario("held")
         assert {services.get_token(ADA, wait=GENEROUS_TIMEOUT) for _ in range(20)} == {old}
         hubspot.release()
         wait_for_workers()
         new = services.get_token(ADA)
         assert new is not None
-        assert (new.created_at, hubspot.calls) == (NOW + 9 * HOUR, 2)
+        assert (new.created_at, hubspot.calls) == (NOW + OLD, 2)
 
 
 def test_expired_token_is_never_returned(hubspot: TokenServer) -> None:
@@ -660,11 +663,12 @@ def test_expired_token_is_never_returned(hubspot: TokenServer) -> None:
 @pytest.mark.slow
 def test_active_visitor_stays_identified_through_three_hours_without_hubspot(hubspot: TokenServer) -> None:
     """Every page view before, during and after the outage has a token, and HubSpot gets few calls."""
-    start, end = NOW + 6.5 * HOUR, NOW + 9.5 * HOUR
+    start = NOW + RENEW_AFTER * (1 - RENEW_SPREAD) - HOUR / 2  # before any token is due
+    end = start + 3 * HOUR
     views = missing = calls = 0
     with time_machine.travel(NOW, tick=False) as traveller:
         cached_token()
-        while time.time() < NOW + 12 * HOUR:
+        while time.time() < end + 2.5 * HOUR:
             traveller.shift(600)
             if start <= time.time() < start + 600:
                 hubspot.answer(503)
@@ -676,7 +680,8 @@ def test_active_visitor_stays_identified_through_three_hours_without_hubspot(hub
             missing += services.get_token(ADA) is None
             wait_for_workers()
         new = services.get_token(ADA)
-    assert (views, missing) == (72, 0)
+    assert views > 60
+    assert missing == 0
     assert calls <= 18  # at most one for each page view
     assert new is not None
     assert new.created_at >= end

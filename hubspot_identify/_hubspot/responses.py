@@ -156,7 +156,7 @@ _ERRORS: Mapping[int, type[exceptions.APIError]] = {
     **dict.fromkeys((423, 477, *range(500, 600)), exceptions.UnavailableError),
 }
 
-#: The categories with which HubSpot says that it rejects the site's key, whoever the visitor is.
+#: The categories with which HubSpot says that it rejects the site's key, for all visitors.
 _KEY_REJECTED: Mapping[int, frozenset[str]] = {
     401: frozenset({"INVALID_AUTHENTICATION", "EXPIRED_AUTHENTICATION"}),
     403: frozenset({"MISSING_SCOPES"}),

@@ -19,11 +19,13 @@ from django.utils.crypto import salted_hmac
 from ..visitors import TOKEN, Visitor
 
 HOUR = 3600.0
-#: A token of this age (seconds) is renewed in the background, or up to 10 % sooner. Then tokens that are due when an
-#: outage of three hours begins are still valid when it ends.
+#: A token of this age (seconds) is renewed in the background, or up to 10 % sooner. A token that is due when an outage
+#: of three hours begins is still valid when it ends: 8 h, 3 h, and 16 min until the next probe and page view are less
+#: than EXPIRE_AFTER.
 RENEW_AFTER = 8 * HOUR
 RENEW_SPREAD = 0.1
-#: A token of this age is not used any more: HubSpot's 12 hours, minus the time for which a page may use it.
+#: A token of this age is not used any more: HubSpot's 12 hours, minus the time for which a page may use it. Entries are
+#: kept for as long, and a time of the next attempt that is further away is invalid.
 EXPIRE_AFTER = 11.5 * HOUR
 #: Changed names or context renew a token at most once in this time.
 CHANGE_AFTER = 600.0
