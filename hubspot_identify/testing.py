@@ -28,7 +28,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -274,7 +274,7 @@ def join_threads(seconds: float) -> bool:
         if time.monotonic() >= end:
             return False
         for thread in threads:
-            if thread.ident is not None:  # it has started
+            with suppress(RuntimeError):  # it is just about to start
                 thread.join(max(0.0, end - time.monotonic()))
     return True
 

@@ -214,8 +214,19 @@ def test_context_is_sorted_and_cleaned(context: Any, expected: object) -> None:
         {"": "secret"},
         {"secret": "y" * (MAX_CONTEXT_SIZE + 1)},
         {"secret": "ü" * (MAX_CONTEXT_SIZE // 6)},
+        [("secret", "y" * MAX_CONTEXT_SIZE)] * 10_000,
     ],
-    ids=["None", "not a pair", "text for a pair", "number", "duplicate", "empty name", "too long", "too long as JSON"],
+    ids=[
+        "None",
+        "not a pair",
+        "text for a pair",
+        "number",
+        "duplicate",
+        "empty name",
+        "too long",
+        "too long as JSON",
+        "megabytes",
+    ],
 )
 def test_invalid_context_is_refused(context: Any) -> None:
     """The exception does not quote it."""
