@@ -84,4 +84,5 @@ def is_from_own_script(request: HttpRequest) -> bool:
     # Not from request.headers, which takes longer to build than most of the response.
     if request.META.get("HTTP_X_HUBSPOT_IDENTIFY") != "1":
         return False
-    return request.META.get("HTTP_SEC_FETCH_SITE", "same-origin") == "same-origin"
+    site: str = request.META.get("HTTP_SEC_FETCH_SITE", "same-origin")
+    return site == "same-origin"
