@@ -20,7 +20,7 @@ from ._tokens.fetch import UncachedCall
 from ._tokens.lookup import CacheLookup, read_cache_and_schedule
 from .delivery import endpoint_url, is_inline
 from .exceptions import ConfigurationError, TransportError
-from .identification import Identification, identification_of, identify_account, resolve_request
+from .identification import Identification, identification_of, resolve_request
 from .middleware import mark_identified
 from .visitors import Visitor
 
@@ -120,24 +120,31 @@ def identify(request: HttpRequest, *, wait: float | None = None, account: str | 
             for 0 otherwise.
         account: a name from ``ACCOUNTS``; ``None`` for the one that ``CHOOSE_ACCOUNT`` returns.
     """
+    if wait is not None:
+        _check_wait(wait)
     resolved = _account_of_page(request, account)
-    return _mark_page(request, identify_account(request, resolved, _page_wait(wait, resolved)))
+    visitor, lookup = resolve_request(request, resolved)
+    token = lookup.wait(_page_wait(wait, lookup, resolved))
+    return _mark_page(request, identification_of(visitor, resolved, lookup, token))
 
 
 async def aidentify(request: HttpRequest, *, wait: float | None = None, account: str | None = None) -> Identification:
     """Asynchronous :func:`identify`, whose result views pass to the tag: ``identity=await aidentify(request)``."""
+    if wait is not None:
+        _check_wait(wait)
     resolved = await sync_to_async(_account_of_page)(request, account)
-    seconds = _page_wait(wait, resolved)
     visitor, lookup = await sync_to_async(resolve_request)(request, resolved)
-    return _mark_page(request, identification_of(visitor, resolved, lookup, await lookup.await_(seconds)))
+    token = await lookup.await_(_page_wait(wait, lookup, resolved))
+    return _mark_page(request, identification_of(visitor, resolved, lookup, token))
 
 
-def _page_wait(wait: float | None, account: Account) -> float:
-    if wait is None:
-        config = account.config
-        return config.page_wait if config.enabled and is_inline(config, endpoint_url(config)) else 0.0
-    _check_wait(wait)
-    return wait
+def _page_wait(wait: float | None, lookup: CacheLookup, account: Account) -> float:
+    """Return the seconds to wait for a fetch. Where delivery decides, ``reverse()`` is called only if there is one."""
+    if wait is not None:
+        return wait
+    if lookup.fetch is None:
+        return 0.0
+    return account.config.page_wait if is_inline(account.config, endpoint_url(account.config)) else 0.0
 
 
 def _account_of_page(request: HttpRequest, name: str | None) -> Account:
