@@ -12,12 +12,13 @@ import pytest
 from django.core.cache import caches
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.accounts import new_account
 from support.caches import SHARED_BACKENDS, CacheBackend
 from support.clocks import Clock
 from support.faulty_cache import FaultyCache
 
 from hubspot_identify._hubspot.responses import Response, error_from_response
-from hubspot_identify._tokens.account import Account, get_account
+from hubspot_identify._tokens.account import get_account
 from hubspot_identify._tokens.breaker import (
     CLOSED,
     COOL_DOWN,
@@ -33,8 +34,6 @@ from hubspot_identify._tokens.breaker import (
     decode_state,
 )
 from hubspot_identify._tokens.failures import DAILY_PAUSE
-from hubspot_identify._tokens.store import Store
-from hubspot_identify.conf import build_config
 from hubspot_identify.exceptions import (
     CredentialError,
     HubSpotIdentifyError,
@@ -43,7 +42,6 @@ from hubspot_identify.exceptions import (
 )
 
 ADA, EVE, JOE = "ada", "eve", "joe"
-SETTINGS = {"API_KEY": "key", "PORTAL_ID": "123", "EMAIL_VERIFIED": True, "RATE_LIMIT": 1000}
 MAX_FACTOR = 1 + COOL_DOWN_SPREAD  # of the longest random cool-down
 MIN_FACTOR = 1 - COOL_DOWN_SPREAD  # of the shortest
 
@@ -63,7 +61,7 @@ def new_breaker(clock: Clock) -> NewBreaker:
     """Return a factory for the breakers of further processes, which share only the cache and the clock."""
 
     def create(clock: Clock = clock, account: str = "", **changes: object) -> Breaker:
-        return Account(build_config({**SETTINGS, **changes}, account), Store("default"), clock).breaker
+        return new_account(clock, account, **changes).breaker
 
     return create
 
@@ -645,7 +643,7 @@ def test_invalid_state_in_the_cache_neither_raises_nor_stops_the_calls_for_long(
     clock = Clock()
     state = decode_state(value, clock.now)
     assert state.until <= clock.now + DAILY_PAUSE + 60
-    breaker = Account(build_config(SETTINGS), Store("default"), clock).breaker
+    breaker = new_account(clock).breaker
     caches["default"].clear()
     get_account().store.set(breaker._key, value, 60)
     breaker.allows_call()
@@ -668,8 +666,8 @@ def test_state_can_be_read_from_a_cache_that_turns_tuples_into_lists() -> None:
 
 def test_accounts_have_separate_breakers_and_pauses(clock: Clock) -> None:
     """What happens to one account does not affect another, even if they differ only in their names."""
-    source = {**SETTINGS, "ACCOUNTS": {"eu": {}, "us": {"PORTAL_ID": "9"}}}
-    breakers = [Account(build_config(source, name), Store("default"), clock).breaker for name in ("", "eu", "us")]
+    accounts = {"eu": {}, "us": {"PORTAL_ID": "9"}}
+    breakers = [new_account(clock, name, ACCOUNTS=accounts).breaker for name in ("", "eu", "us")]
     assert all(breaker.allows_call() for breaker in breakers)
     fail(breakers[0], 1, rejected_key())
     fail(breakers[1], 1, response_error(429, body=HUBSPOT_BODY))

@@ -12,8 +12,9 @@ from django.core.cache import cache
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pytest_django import Settings
+from support.accounts import new_account
 
-from hubspot_identify._tokens.account import Account, get_account
+from hubspot_identify._tokens.account import get_account
 from hubspot_identify._tokens.entries import (
     CHANGE_AFTER,
     CLOCK_SKEW,
@@ -30,24 +31,17 @@ from hubspot_identify._tokens.entries import (
     decode_entry,
     renewal_age,
 )
-from hubspot_identify._tokens.store import Store
-from hubspot_identify.conf import build_config
 from hubspot_identify.visitors import Visitor
 
 NOW = 1_800_000_000.0
 ADA = Visitor("ada@example.com", "Ada", "Lovelace")
 KEY = "hubspot_identify:1:" + "0123456789abcdef" * 4
-SETTINGS = {"API_KEY": "key", "PORTAL_ID": "123", "EMAIL_VERIFIED": True}
 
 
 def new_entry(age: float = 0.0, **changes: Any) -> Entry:
     """Return Ada's entry with a token of a certain age in seconds."""
     values = {"token": "token", "created_at": NOW - age, "retry_at": 0.0, "profile": get_account().profile(ADA)}
     return Entry(**{**values, **changes})
-
-
-def new_account(**changes: object) -> Account:
-    return Account(build_config({**SETTINGS, **changes}), Store("default"))
 
 
 # The entry
@@ -227,8 +221,8 @@ def test_remaining_lifetime_is_never_negative() -> None:
 
 def test_each_account_has_its_own_keys() -> None:
     """Credential, host, path and portal are parts of the cache key, and so is the name of the account."""
-    accounts = {**SETTINGS, "ACCOUNTS": {"eu": {}, "us": {}}}
-    changes: list[dict[str, object]] = [
+    accounts: dict[str, dict[str, object]] = {"eu": {}, "us": {}}
+    changes: list[dict[str, Any]] = [
         {"API_KEY": "another"},
         {"BASE_URL": "https://api.example.com"},
         {"TOKEN_PATH": "/visitor-identification/2026-09/tokens/create"},
@@ -236,7 +230,7 @@ def test_each_account_has_its_own_keys() -> None:
         {"PORTAL_ID": None},
     ]
     configured = [new_account(), *(new_account(**change) for change in changes)]
-    configured += [Account(build_config(accounts, name), Store("default")) for name in ("eu", "us")]
+    configured += [new_account(name=name, ACCOUNTS=accounts) for name in accounts]
     assert len({account.entry_key(ADA) for account in configured}) == len(configured)
 
 

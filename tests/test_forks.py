@@ -27,7 +27,7 @@ START = """
     )
     django.setup()
     from hubspot_identify import services
-    from hubspot_identify._tokens import workers as background
+    from hubspot_identify._tokens import workers as workers_module
     from hubspot_identify._tokens import account
     from hubspot_identify.visitors import Visitor
 
@@ -117,7 +117,7 @@ def test_lock_held_during_the_fork_does_not_block_the_child(token_server: TokenS
 
         tokens = []
         store = account.get_account().store
-        locks = background.get_workers()._lock, store._local._lock, background._importing.get()
+        locks = workers_module.get_workers()._lock, store._local._lock, workers_module._importing.get()
         for number, lock in enumerate(locks):
             taken = threading.Event()
             threading.Thread(target=hold, args=(lock, taken), daemon=True).start()
@@ -174,7 +174,7 @@ def test_child_has_free_slots_and_new_breakers(token_server: TokenServer) -> Non
         before = account.get_account().breaker
         child = in_child(lambda: [
             services.get_token(Visitor("child@example.com")),
-            len(background.get_workers()._jobs),
+            len(workers_module.get_workers()._jobs),
             account.get_account().breaker is before,
         ])
         print(json.dumps(result(child)))

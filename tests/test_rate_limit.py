@@ -9,18 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.core.cache import caches
+from support.accounts import new_account
 from support.caches import SHARED_BACKENDS, CacheBackend
 from support.clocks import Clock, once_in_time
 from support.faulty_cache import FaultyCache, refused
 
 from hubspot_identify._tokens import store as store_module
-from hubspot_identify._tokens.account import Account
 from hubspot_identify._tokens.rate_limit import WINDOW, RateLimit
-from hubspot_identify._tokens.store import Store
-from hubspot_identify.conf import build_config
 from hubspot_identify.exceptions import CredentialError
-
-SETTINGS = {"API_KEY": "key", "PORTAL_ID": "123", "EMAIL_VERIFIED": True}
 
 NewLimit = Callable[..., RateLimit]
 
@@ -35,8 +31,7 @@ def new_limit(clock: Clock) -> NewLimit:
     """Return a factory for the rate limits of further processes, which share only the cache and the clock."""
 
     def create(limit: int, clock: Clock = clock, account: str = "", **changes: object) -> RateLimit:
-        config = build_config({**SETTINGS, "RATE_LIMIT": limit, **changes}, account)
-        return Account(config, Store("default"), clock).rate_limit
+        return new_account(clock, account, RATE_LIMIT=limit, **changes).rate_limit
 
     return create
 
@@ -166,7 +161,7 @@ def test_accounts_have_separate_rate_limits(new_limit: NewLimit) -> None:
 
 def test_refused_probe_takes_nothing_from_the_rate_limit(clock: Clock) -> None:
     """Visitors with a failure on record cannot use up the calls that a probe of the circuit breaker needs."""
-    account = Account(build_config({**SETTINGS, "RATE_LIMIT": 1}), Store("default"), clock)
+    account = new_account(clock, RATE_LIMIT=1)
     for visitor in ("ada", "eve", "joe", "ben", "zoe"):
         account.breaker.record_failure(CredentialError("The callable failed."), visitor, clock.now)
     assert not account.allows_call(may_probe=True, for_changes=False)

@@ -33,7 +33,7 @@ from hubspot_identify import identification, services, views, widget
 from hubspot_identify._hubspot.client import TokenClient  # imported here so that no timed call has to import it
 from hubspot_identify._tokens import account as account_module
 from hubspot_identify._tokens import store as store_module
-from hubspot_identify._tokens import workers as background
+from hubspot_identify._tokens import workers as workers_module
 from hubspot_identify._tokens.account import get_account
 from hubspot_identify._tokens.entries import (
     CHANGE_AFTER,
@@ -428,8 +428,8 @@ def test_hanging_calls_are_aborted_so_that_the_process_recovers(
     hubspot: TokenServer, settings: Settings, scenario: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Calls that would never end by themselves end some time after their deadline."""
-    monkeypatch.setattr(background, "MAX_ABANDONED_THREADS", 3)
-    monkeypatch.setattr(background, "ABORT_AFTER", 0.5)
+    monkeypatch.setattr(workers_module, "MAX_ABANDONED_THREADS", 3)
+    monkeypatch.setattr(workers_module, "ABORT_AFTER", 0.5)
     hubspot.set_scenario(scenario)
     configure(settings, TIMEOUT=0.1)
     for number in range(5):
@@ -451,7 +451,7 @@ def test_silent_resolver_blocks_a_limited_number_of_threads(
 ) -> None:
     """These cannot be aborted. No further call is started, and the process recovers when the resolver answers."""
     limit = 3
-    monkeypatch.setattr(background, "MAX_ABANDONED_THREADS", limit)
+    monkeypatch.setattr(workers_module, "MAX_ABANDONED_THREADS", limit)
     configure(settings, TIMEOUT=0.1)
     for number in range(limit + 2):
         with pytest.raises(TransportError):

@@ -19,7 +19,7 @@ from support.server import TokenServer
 from support.workers import TaskJob
 
 from hubspot_identify._hubspot.client import TokenClient
-from hubspot_identify._tokens import workers as background
+from hubspot_identify._tokens import workers as workers_module
 from hubspot_identify._tokens.entries import VisitorToken
 from hubspot_identify._tokens.workers import MAX_ABANDONED_THREADS, SLOTS, Job, Workers, get_workers
 from hubspot_identify.conf import get_config
@@ -195,14 +195,14 @@ def test_number_of_abandoned_threads_is_limited(workers: Workers, gate: Gate, ca
     gate.opened.set()
     assert join_threads(GENEROUS_TIMEOUT)
     assert submit(workers, "key", quick).wait(GENEROUS_TIMEOUT) is TOKEN
-    assert logged(caplog) == [(background.__name__, logging.WARNING)]
+    assert logged(caplog) == [(workers_module.__name__, logging.WARNING)]
 
 
 def test_call_is_aborted_after_its_deadline(
     workers: Workers, hubspot: TokenServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The thread of a call that never ends is released even if no later job starts."""
-    monkeypatch.setattr(background, "ABORT_AFTER", 0.2)
+    monkeypatch.setattr(workers_module, "ABORT_AFTER", 0.2)
     hubspot.set_scenario("continue")
     submit(workers, "key", lambda job, client: client.create_token(ADA, get_config()), 0.2)
     assert hubspot.wait_for_calls(1)
@@ -254,7 +254,7 @@ def test_job_whose_thread_cannot_start_is_refused(
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
         assert [try_submit(workers, "key") for _ in range(SLOTS + 1)] == [None] * (SLOTS + 1)
-    assert logged(caplog) == [(background.__name__, logging.ERROR)]
+    assert logged(caplog) == [(workers_module.__name__, logging.ERROR)]
     assert submit(workers, "key").wait(GENEROUS_TIMEOUT) is TOKEN
 
 
@@ -367,7 +367,7 @@ def test_log_handler_that_raises_costs_no_slot(
     def failing_task(job: Job, client: TokenClient) -> None:
         raise exception
 
-    monkeypatch.setattr(background.logger, "error", raise_from_handler)
+    monkeypatch.setattr(workers_module.logger, "error", raise_from_handler)
     monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
     for number in range(MAX_ABANDONED_THREADS + 1):
         assert submit(workers, f"key{number}", failing_task).wait(GENEROUS_TIMEOUT) is None
@@ -389,13 +389,13 @@ def test_log_handler_may_submit_a_job(
         raise RuntimeError("can't start new thread")
 
     handler = SubmittingHandler()
-    background.logger.addHandler(handler)
+    workers_module.logger.addHandler(handler)
     try:
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", start)
             assert try_submit(workers, "key") is None
     finally:
-        background.logger.removeHandler(handler)
+        workers_module.logger.removeHandler(handler)
     assert submitted == [None]
 
 
@@ -403,7 +403,7 @@ def test_slow_reaction_to_the_deadline_does_not_delay_the_abort(
     workers: Workers, hubspot: TokenServer, monkeypatch: pytest.MonkeyPatch, gate: Gate
 ) -> None:
     """A signal receiver or a cache may block for long. The call is aborted meanwhile, and its thread ends."""
-    monkeypatch.setattr(background, "ABORT_AFTER", 0.2)
+    monkeypatch.setattr(workers_module, "ABORT_AFTER", 0.2)
     hubspot.set_scenario("continue")
 
     def call(job: Job, client: TokenClient) -> None:
@@ -465,7 +465,7 @@ def test_new_workers_have_free_slots(workers: Workers, gate: Gate) -> None:
     """A forked child replaces the workers, whatever the old ones are doing."""
     for number in range(SLOTS):
         submit(workers, f"key{number}", gate)
-    background.reset_workers()
+    workers_module.reset_workers()
     assert get_workers() is not workers
     assert submit(get_workers(), "key").wait(GENEROUS_TIMEOUT) is TOKEN
     gate.opened.set()
