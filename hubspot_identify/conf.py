@@ -202,7 +202,9 @@ class Config:
     region: str = setting("na1", _string, 'a region of HubSpot, such as "na1" or "eu1"', pattern=r"[a-z]{2}[0-9]")
     loader_url: str | None = setting(None, _loader_url, 'a URL or path, such as "https://js.hs-scripts.com/123.js"')
     visitor: Callable[[Any, HttpRequest | None], Visitor | None] = setting(
-        "hubspot_identify.visitors.user_visitor", _callable, "a callable (user, request) -> Visitor or its dotted path"
+        "hubspot_identify.visitors.user_visitor",
+        _callable,
+        "a callable (user, request) -> Visitor or None, or its dotted path",
     )
     email_verified: Callable[[Any, str], bool] | bool | None = setting(
         None,

@@ -153,7 +153,7 @@ class Breaker:
 
         Args:
             error: why the call failed.
-            visitor: the visitor's cache key, as an opaque name.
+            visitor: an opaque name of the visitor.
             failing_since: seconds since the epoch of the visitor's first failure on record.
         """
         state, now = self.state, self._now()
