@@ -1,6 +1,7 @@
 """Signals of the calls that fetch tokens in the background. Calls of ``create_token`` send none.
 
-A worker sends them after the response. If a receiver raises an exception, Django logs it.
+They are sent on a background thread: after the response, or at the deadline if there is none yet. A late token is
+reported as well. If a receiver raises an exception, Django logs it.
 
 ``token_created``: a token was created. Arguments: ``visitor``, ``account`` (``""`` for the top-level settings).
 ``token_failed``: no token was created. Arguments: ``visitor``, ``account``, ``error`` (a ``HubSpotIdentifyError``).
