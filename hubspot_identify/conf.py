@@ -44,6 +44,13 @@ WIDGET_OPTIONS: Mapping[str, tuple[object, ...]] = {
 IDENTITY_OPTIONS = frozenset({"identificationEmail", "identificationToken"})
 OPTION_TYPES: Mapping[object, str] = {bool: "True or False", str: "a string"}
 DEFAULT_WIDGET: Mapping[str, str | bool] = MappingProxyType({"avoidInlineStyles": True})
+#: For hints about ``EMAIL_VERIFIED``.
+VERIFICATION_RECIPES = (
+    "If your site verifies no addresses yet, docs/visitors.rst has two recipes for that: one with django.core.signing, "
+    "and one with django-allauth"
+)
+#: Some tools leave those of an environment file in the value, and word processors write typographic ones.
+QUOTES = "\"'`\u2018\u2019\u201c\u201d"
 
 
 class _InvalidError(Exception):
@@ -59,7 +66,7 @@ def _of_type(value: Any, types: type | tuple[type, ...], expected: str) -> Any:
 def _api_key(value: Any) -> Any:
     if callable(value):
         return _callable(value)
-    key = _of_type("" if value is None else value, str, "a string or a callable").strip()
+    key = _of_type("" if value is None else value, str, "a string or a callable")
     if problem := api_key_problem(key):
         raise _InvalidError(problem)
     return key
@@ -69,10 +76,19 @@ def api_key_problem(key: str) -> str | None:
     """Return why a stripped key cannot be sent to HubSpot, or ``None``. Does not quote the key."""
     if not key:
         return "is missing or empty"
+    if problem := _text_problem(key):
+        return problem
     if not key.isascii():
         return "contains characters that are not ASCII"
-    if not key.isprintable() or " " in key:
-        return "contains white space or control characters"
+    return "contains white space" if " " in key else None
+
+
+def _text_problem(text: str) -> str | None:
+    """Return why no setting can be this text, or ``None``. Finds what is copied along from web pages and env files."""
+    if not text.isprintable():
+        return "contains an invisible character, such as a line ending"
+    if text.strip(QUOTES) != text:
+        return "begins or ends with a quotation mark, which must not be part of the value"
     return None
 
 
@@ -90,6 +106,12 @@ def _portal_id(value: Any) -> str | None:
 
 
 def _base_url(value: str) -> str:
+    if "?" in _url(value):
+        raise _InvalidError("must not contain a query")
+    return value.rstrip("/")
+
+
+def _url(value: str) -> str:
     try:
         parts = urlsplit(_of_type(value, str, "a string"))
         host, _ = parts.hostname, parts.port
@@ -97,18 +119,18 @@ def _base_url(value: str) -> str:
         host = None
     if not host or parts.scheme not in ("https", "http") or not re.fullmatch(r"[!-~]+", value):
         raise _InvalidError("must be a complete URL")
-    if parts.username is not None or "?" in value or "#" in value:
-        raise _InvalidError("must not contain a user name, a query or a fragment")
+    if parts.username is not None or "#" in value:
+        raise _InvalidError("must not contain a user name or a fragment")
     if parts.scheme == "http" and not is_loopback(host):
         raise _InvalidError("must begin with https://, since others could read and change what is sent over http://")
-    return value.rstrip("/")
+    return value
 
 
 def _loader_url(value: str | None) -> str | None:
     if value is None or value == "":
         return None
     if not (isinstance(value, str) and re.fullmatch(r"/(?![/\\])[!-~]*", value)):
-        _base_url(value)
+        _url(value)
     return value
 
 
@@ -200,7 +222,9 @@ class Config:
     auth_scheme: str = setting("bearer", _choice, "'bearer' or 'hapikey'", choices=("bearer", "hapikey"))
     portal_id: str | None = setting(None, _portal_id, 'the number HubSpot calls "Hub ID", such as "1234567", or None')
     region: str = setting("na1", _string, 'a region of HubSpot, such as "na1" or "eu1"', pattern=r"[a-z]{2}[0-9]")
-    loader_url: str | None = setting(None, _loader_url, 'a URL or path, such as "https://js.hs-scripts.com/123.js"')
+    loader_url: str | None = setting(
+        None, _loader_url, 'a URL or path, such as "https://js.hs-scripts.com/123.js?businessUnitId=456"'
+    )
     visitor: Callable[[Any, HttpRequest | None], Visitor | None] = setting(
         "hubspot_identify.visitors.user_visitor",
         _callable,
@@ -210,7 +234,7 @@ class Config:
         None,
         _email_verified,
         "True if all addresses in the user table have been verified, a callable (user, email) -> bool or its dotted "
-        "path, or False to show the chat without identifying anyone",
+        f"path, or False to show the chat without identifying anyone. {VERIFICATION_RECIPES}",
     )
     impersonated: Callable[[HttpRequest], bool] | None = setting(
         None, _callable, "a callable (request) -> bool or its dotted path", constants=(None,)
@@ -287,8 +311,11 @@ class AccountSettings:
     def parse(self, key: str) -> Any:
         """Return the parsed value of one setting, or raise its error."""
         declared = _DECLARED[key]
+        value = self.values.get(key, declared["default"])
         try:
-            return declared["parse"](self.values.get(key, declared["default"]))
+            if isinstance(value, str) and (text_problem := _text_problem(value)):
+                raise _InvalidError(text_problem)
+            return declared["parse"](value)
         except _InvalidError as invalid:
             problem, cause = str(invalid), invalid.__cause__
         # Raised outside of the handler, because the traceback of the caught error leads to the value.
@@ -332,11 +359,12 @@ class AccountSettings:
 
 
 def _copy_dict(values: object, name: str) -> dict[str, Any]:
+    """Return a copy of the settings, without white space and line endings at the ends of texts."""
     if not isinstance(values, Mapping):
         problem = "is missing" if values is None else f"must be a dict, not {type(values).__name__}"
         hint = f'Write {name} = {{"API_KEY": …, "PORTAL_ID": …}}, or {{"ENABLED": False}} to disable the chat.'
         raise ConfigurationError("", f"{name} {problem}.", hint)
-    return dict(values)
+    return {key: value.strip() if isinstance(value, str) else value for key, value in values.items()}
 
 
 def build_config(source: object, account: str = "") -> Config:

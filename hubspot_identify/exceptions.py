@@ -43,7 +43,10 @@ class HubSpotIdentifyError(Exception):
 
 
 class CredentialError(HubSpotIdentifyError):
-    """The callable in ``API_KEY`` failed, or did not return a valid key. Its own exception is not chained."""
+    """The callable in ``API_KEY`` failed, or did not return a valid key.
+
+    Its own exception is not chained, because it may contain the key. The text has its type, module and line.
+    """
 
 
 class TransportError(HubSpotIdentifyError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import threading
 import time
 import zlib
@@ -106,12 +107,12 @@ def test_special_characters_of_a_key_are_encoded_in_the_query_only(
     client: TokenClient, token_server: TokenServer
 ) -> None:
     """The header contains the key unchanged."""
-    key = "a&b=c+d%20#/?~'\""
+    key = "a&b=c+d%20#/?'\"~"
     client.create_token(ADA, config_of(token_server.url, API_KEY=key))
     client.create_token(ADA, config_of(token_server.url, API_KEY=key, AUTH_SCHEME="hapikey"))
     header, query = token_server.requests()
     assert header.headers["Authorization"] == f"Bearer {key}"
-    assert query.query == "hapikey=a%26b%3Dc%2Bd%2520%23%2F%3F~%27%22"
+    assert query.query == "hapikey=a%26b%3Dc%2Bd%2520%23%2F%3F%27%22~"
 
 
 # The credential
@@ -175,6 +176,10 @@ def raises() -> str:
     raise LookupError(f"no {KEY} here")
 
 
+def raises_below() -> Any:
+    return json.loads(KEY)
+
+
 @pytest.mark.parametrize(
     ("api_key", "in_text"),
     [
@@ -182,8 +187,9 @@ def raises() -> str:
         (lambda: None, "NoneType"),
         (lambda: " ", "API_KEY"),
         (lambda: f"{KEY}\r\nX-Injected: 1", "API_KEY"),
+        (lambda: f"'{KEY}'\n", "quotation mark"),
     ],
-    ids=["raises", "returns None", "returns an empty key", "returns two lines"],
+    ids=["raises", "returns None", "returns an empty key", "returns two lines", "returns a quoted key"],
 )
 def test_failure_of_a_callable_key_is_a_credential_error(
     client: TokenClient, token_server: TokenServer, api_key: Callable[[], Any], in_text: str
@@ -196,6 +202,26 @@ def test_failure_of_a_callable_key_is_a_credential_error(
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
     assert token_server.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("api_key", "places"),
+    [
+        (raises, [f"{__name__}, line {raises.__code__.co_firstlineno + 1}"]),
+        (raises_below, ["json.decoder, line ", f"{__name__}, line {raises_below.__code__.co_firstlineno + 1}"]),
+        (lambda account: KEY, [f"{client_module.__name__}, line "]),
+    ],
+    ids=["raises", "calls what raises", "takes an argument"],
+)
+def test_error_of_a_callable_key_gives_the_location(
+    client: TokenClient, api_key: Callable[..., Any], places: list[str]
+) -> None:
+    """It names module and line that raised the exception, and those in the callable if they are others."""
+    with pytest.raises(CredentialError) as caught:
+        client.create_token(ADA, config_of("http://127.0.0.1:9", API_KEY=api_key))
+    assert [place for place in places if place not in str(caught.value)] == []
+    assert str(caught.value).count(", line ") == len(places)
+    assert KEY not in str(caught.value)
 
 
 # The connection

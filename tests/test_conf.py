@@ -138,12 +138,64 @@ def test_every_setting_reaches_the_config() -> None:
         ("BASE_URL", "http://localhost/", "http://localhost"),
         ("PORTAL_ID", "", None),
         ("LOADER_URL", "", None),
+        ("LOADER_URL", "\n", None),
+        (
+            "LOADER_URL",
+            "https://js.hs-scripts.com/1.js?businessUnitId=2",
+            "https://js.hs-scripts.com/1.js?businessUnitId=2",
+        ),
         ("WIDGET", {"disableAttachment": True}, {"avoidInlineStyles": True, "disableAttachment": True}),
     ],
 )
 def test_valid_value_is_normalised(key: str, value: object, expected: object) -> None:
     """Plain HTTP is allowed for this machine, an empty string counts as ``None``, and widget options have a default."""
     assert getattr(build_config({**MINIMUM, key: value}), key.lower()) == expected
+
+
+#: A valid text for each setting that can be one.
+TEXT_VALUES = {
+    "API_KEY": KEY,
+    "BASE_URL": "https://api-eu1.hubapi.com",
+    "TOKEN_PATH": "/visitor-identification/2026-09/tokens/create",
+    "AUTH_SCHEME": "hapikey",
+    "PORTAL_ID": "123",
+    "REGION": "eu1",
+    "LOADER_URL": "https://js.hs-scripts.com/123.js?businessUnitId=456",
+    "VISITOR": "hubspot_identify.visitors.user_visitor",
+    "EMAIL_VERIFIED": f"{__name__}.sync_callable",
+    "IMPERSONATED": f"{__name__}.sync_callable",
+    "ENABLED": f"{__name__}.sync_callable",
+    "LOAD_ON": "idle",
+    "DELIVERY": "inline",
+    "CACHE": "default",
+    "CHOOSE_ACCOUNT": f"{__name__}.chooser",
+}
+
+
+@pytest.mark.parametrize("key", TEXT_VALUES)
+@pytest.mark.parametrize("account", ["", "eu"])
+def test_white_space_around_a_text_is_removed(key: str, account: str) -> None:
+    """Texts are copied from web pages, and from files whose lines have other endings."""
+    overrides = {key: f" \t\xa0{TEXT_VALUES[key]} \r\n"}
+    if account and key != "CHOOSE_ACCOUNT":
+        config = build_config({**MINIMUM, "ACCOUNTS": {account: overrides}}, account)
+    else:
+        config = build_config({**MINIMUM, **overrides})
+    assert getattr(config, key.lower()) == getattr(build_config({**MINIMUM, key: TEXT_VALUES[key]}), key.lower())
+
+
+@pytest.mark.parametrize("key", TEXT_VALUES)
+def test_text_with_quotation_marks_or_invisible_characters_is_a_configuration_error(key: str) -> None:
+    """Tools may keep the quotation marks of an environment file. The error says so, and what to write."""
+    text = TEXT_VALUES[key]
+    for value in (f'"{text}"', f"'{text}'\n", f'{text}"', f"\u201c{text}\u201d", f"`{text}`", '""'):
+        error = configuration_error({**MINIMUM, key: value})
+        assert error.setting == key
+        assert "quotation mark" in error.problem
+        assert IN_HINT[key] in error.hint
+    for value in (f"\ufeff{text}", f"{text}\u200b", f"{text}\n{text}"):
+        error = configuration_error({**MINIMUM, key: value})
+        assert (error.setting, "invisible" in error.problem) == (key, True)
 
 
 #: What the hint for each setting contains: a sample, a signature, a limit, or another setting.
@@ -154,7 +206,7 @@ IN_HINT = {
     "AUTH_SCHEME": "'bearer'",
     "PORTAL_ID": "None",
     "REGION": '"eu1"',
-    "LOADER_URL": '"https://js.hs-scripts.com/123.js"',
+    "LOADER_URL": '"https://js.hs-scripts.com/123.js?businessUnitId=456"',
     "VISITOR": "(user, request)",
     "EMAIL_VERIFIED": "(user, email)",
     "IMPERSONATED": "(request)",
@@ -196,7 +248,7 @@ IN_HINT = {
         ("BASE_URL", "http://192.168.0.1"),
         ("TOKEN_PATH", "tokens/create"),
         ("TOKEN_PATH", "/tokens?x=1"),
-        ("TOKEN_PATH", "/tokens\n"),
+        ("TOKEN_PATH", "/to\nkens"),
         ("AUTH_SCHEME", "Bearer"),
         ("AUTH_SCHEME", None),
         ("AUTH_SCHEME", ["bearer"]),
@@ -208,6 +260,8 @@ IN_HINT = {
         ("REGION", None),
         ("LOADER_URL", 5),
         ("LOADER_URL", "//elsewhere.example/123.js"),
+        ("LOADER_URL", "https://js.hs-scripts.com/123.js#1"),
+        ("LOADER_URL", "https://user@js.hs-scripts.com/123.js?x=1"),
         ("LOADER_URL", "/\\elsewhere.example/123.js"),
         ("LOADER_URL", "javascript:alert(1)"),
         ("LOADER_URL", "http://elsewhere.example/123.js"),
@@ -336,6 +390,7 @@ def test_loading_on_interaction_excludes_inline_delivery() -> None:
         ({"PORTAL_ID": "123"}, "https://js.hs-scripts.com/123.js"),
         ({"PORTAL_ID": "123", "REGION": "eu1"}, "https://js-eu1.hs-scripts.com/123.js"),
         ({"PORTAL_ID": "123", "LOADER_URL": "/sandbox/1.js"}, "/sandbox/1.js"),
+        ({"PORTAL_ID": "123\r\n", "REGION": "eu1\n"}, "https://js-eu1.hs-scripts.com/123.js"),
     ],
 )
 def test_loader_depends_on_portal_and_region(source: dict[str, Any], loader: str | None) -> None:
@@ -498,7 +553,8 @@ def test_account_can_be_selected_if_the_settings_around_it_are_incomplete(settin
 
 
 def test_selected_account_must_be_a_string(settings: Settings) -> None:
-    """If ``CHOOSE_ACCOUNT`` returns anything else, that is a configuration error."""
+    """If ``CHOOSE_ACCOUNT`` returns anything else, that is a configuration error under ``DEBUG``."""
+    settings.DEBUG = True
     settings.HUBSPOT_IDENTIFY = {**MINIMUM, "CHOOSE_ACCOUNT": lambda request: ["eu"]}
     with pytest.raises(ConfigurationError) as caught:
         account_for(RequestFactory().get("/"))

@@ -191,16 +191,53 @@ def test_correlation_id_header_shows_that_a_response_is_from_hubspot() -> None:
         (401, {"category": "INVALID_AUTHENTICATION"}, True),
         (401, {"category": "EXPIRED_AUTHENTICATION"}, True),
         (403, {"category": "MISSING_SCOPES"}, True),
-        (488, {"status": "error", "correctHublet": "eu1"}, True),
+        (488, {"status": "error", "message": "Unknown Hub", "correlationId": ID, "correctHublet": "eu1"}, True),
         (401, {"correlationId": ID}, False),
         (403, {"category": "OTHER"}, False),
         (488, {}, False),
+        (488, {"category": "OTHER", "correctHublet": None}, False),
+        (488, {"correctHublet": "eu1.evil.example"}, False),
+        (400, {"correctHublet": "eu1"}, False),
         (404, {"category": "MISSING_SCOPES"}, False),
     ],
 )
 def test_key_is_rejected_only_if_hubspot_says_so(status: int, body: object, key_rejected: bool) -> None:
     """The status is not enough: the response must have one of HubSpot's categories, or name the right data centre."""
     assert api_error(status, body).key_rejected is key_rejected
+
+
+@pytest.mark.parametrize(
+    ("data_centre", "base_url"),
+    [
+        ("eu1", '"https://api-eu1.hubapi.com"'),
+        ("na2", '"https://api-na2.hubapi.com"'),
+        ("na1", '"https://api.hubapi.com"'),
+        ("eu1/?", "BASE_URL"),
+    ],
+)
+def test_error_for_another_data_centre_names_it_and_the_base_url(data_centre: str, base_url: str) -> None:
+    """A 488 for a key that does not contain its data centre has one of two solutions: the URL, or a new key."""
+    error = api_error(488, {"status": "error", "message": "Unknown Hub", "correctHublet": data_centre})
+    assert error.key_rejected is (data_centre in str(error))
+    assert base_url in str(error)
+    assert "new key" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "in_text"),
+    [
+        (400, {"category": "VALIDATION_ERROR", "message": "hsCustomerAgentContext is required"}, True),
+        (400, {"errors": [{"message": "required", "in": "hsCustomerAgentContext"}]}, True),
+        (422, {"context": {"required": ["hsCustomerAgentContext"]}}, True),
+        (400, {"category": "VALIDATION_ERROR", "message": "email is invalid"}, False),
+        (500, {"message": "hsCustomerAgentContext"}, False),
+    ],
+)
+def test_error_of_a_path_that_requires_context_names_the_settings(status: int, body: object, in_text: bool) -> None:
+    """It names the setting that selects the path, and the one that can provide the context."""
+    error = api_error(status, body)
+    assert not error.key_rejected
+    assert [text in str(error) for text in ("TOKEN_PATH", "VISITOR", "context")] == [in_text] * 3
 
 
 def test_text_contains_the_category_or_the_correlation_id_alone() -> None:

@@ -9,6 +9,7 @@ https://developers.hubspot.com/docs/api-reference/conversations-visitor-identifi
 from __future__ import annotations
 
 import contextlib
+import traceback
 import zlib
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -129,13 +130,22 @@ def _fetch_key(config: Config) -> str:
     try:
         key = config.api_key()
     except Exception as error:  # noqa: BLE001 - it is the site's callable
-        problem = f"failed ({type(error).__name__})"
+        problem = f"failed ({type(error).__name__} in {_location(error)})"
     else:
         key_problem = api_key_problem(key.strip()) if isinstance(key, str) else f"is of type {type(key).__name__}"
         if key_problem is None:
             return key.strip()
         problem = f"returned a key that {key_problem}"
     raise CredentialError(f"The callable in HUBSPOT_IDENTIFY['API_KEY'] {problem}.")
+
+
+def _location(error: Exception) -> str:
+    """Return the module and line that raised an exception, and those of the callable that led there."""
+    lines = [
+        f"{frame.f_globals.get('__name__')}, line {line}" for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    inside = lines[1:] or lines  # The first is the call above. There is no other if the callable takes arguments.
+    return ", called from ".join(dict.fromkeys((inside[-1], inside[0])))
 
 
 def _request_body(visitor: Visitor) -> dict[str, Any]:

@@ -145,7 +145,7 @@ _MEANINGS: Mapping[int, str] = {
     423: "the account is temporarily locked",
     429: "too many calls",
     477: "the account is being moved between data centres",
-    488: "the account is in another data centre: create a new key, or set BASE_URL to that data centre's host",
+    488: "the account is in another data centre: set BASE_URL to that data centre's host, or create a new key",
 }
 
 #: The exceptions for statuses. Others up to 499 are an ``InvalidRequestError``.
@@ -175,11 +175,10 @@ def error_from_response(response: Response) -> exceptions.APIError | exceptions.
     if status in _KEY_REJECTED and not (category or correlation_id):
         text = f"A proxy or firewall between the site and HubSpot answered {status}: the response is not HubSpot's."
         return exceptions.UnexpectedResponseError(text, status=status)
-    meaning = _MEANINGS.get(status, "server error" if status >= 500 else "it refused the request")
     details = {"category": category, "correlation id": correlation_id}
     listed = ", ".join(f"{name} {value}" for name, value in details.items() if value)
     return _ERRORS.get(status, exceptions.InvalidRequestError)(
-        f"HubSpot answered {status}: {meaning}" + (f" ({listed})" if listed else ""),
+        f"HubSpot answered {status}: {_meaning(response)}" + (f" ({listed})" if listed else ""),
         status=status,
         category=category,
         hubspot_message=redactor.text(fields.get("message")),
@@ -196,8 +195,26 @@ def error_from_response(response: Response) -> exceptions.APIError | exceptions.
         },
         retry_after=response.retry_after,
         policy=redactor.identifier(fields.get("policyName")),
-        key_rejected=category in _KEY_REJECTED.get(status, ()) or (status == 488 and "correctHublet" in fields),
+        key_rejected=category in _KEY_REJECTED.get(status, ()) or bool(_data_centre(response)),
     )
+
+
+def _meaning(response: Response) -> str:
+    """Return what a response means, and which settings to change."""
+    status, data_centre = response.status, _data_centre(response)
+    if data_centre:
+        host = "api.hubapi.com" if data_centre == "na1" else f"api-{data_centre}.hubapi.com"
+        return f'the account is in the data centre {data_centre}: set BASE_URL to "https://{host}", or create a new key'
+    if status in (400, 422) and b"hsCustomerAgentContext" in response.body:
+        advice = "let VISITOR return a Visitor with context, or use another TOKEN_PATH"
+        return f"this TOKEN_PATH requires a valid hsCustomerAgentContext: {advice}"
+    return _MEANINGS.get(status, "server error" if status >= 500 else "it refused the request")
+
+
+def _data_centre(response: Response) -> str:
+    """Return the data centre that HubSpot names in a 488, such as ``eu1``, or an empty string."""
+    name = response.fields.get("correctHublet") if response.status == 488 else None
+    return name if isinstance(name, str) and re.fullmatch(r"[a-z]{2}[0-9]", name) else ""
 
 
 def parse_retry_after(value: str, *, now: float) -> float | None:

@@ -11,11 +11,12 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 import requests
+from django.conf import settings
 
 from .._hubspot.client import CONNECT_TIMEOUT, READ_TIMEOUT, TokenClient
 from .._tokens.entries import CLOCK_SKEW
 from ..conf import Config, is_loopback
-from ..exceptions import APIError, CredentialError, HubSpotIdentifyError, TransportError
+from ..exceptions import APIError, CredentialError, HubSpotIdentifyError, TransportError, UnexpectedResponseError
 from ..visitors import Visitor
 from .findings import ERROR, GUIDE, NOTE, OK, WARNING, Finding
 
@@ -51,13 +52,15 @@ def check_loader(config: Config, show_progress: ShowProgress) -> Iterator[Findin
         )
     except (requests.RequestException, TimeoutError):
         text = f"The chat's script cannot be fetched from this machine: {url}"
-        yield Finding("loader", WARNING, text, "Open the address in a browser, where it may work.")
+        hint = "Start the development server first." if proxies else "Open the address in a browser, where it may work."
+        yield Finding("loader", WARNING, text, hint)
         return
     if status == 200:
         yield Finding("loader", OK, f"The chat's script exists: {url}", seconds=time.perf_counter() - started)
         return
     text = f"The request for the chat's script returned HTTP {status}: {url}"
-    hint = "Compare PORTAL_ID and REGION with the embed code that HubSpot shows for your account."
+    keys = "LOADER_URL" if config.loader_url else "PORTAL_ID and REGION"
+    hint = f"Compare {keys} with the embed code that HubSpot shows for your account."
     yield Finding("loader", ERROR, text, hint, app_url(config, "settings"))
 
 
@@ -112,6 +115,10 @@ def _advice(error: HubSpotIdentifyError, config: Config) -> tuple[str, str]:
         return "Call the callable in API_KEY in a shell, and fix it.", ""
     if isinstance(error, TransportError):
         return _connection_advice(config)
+    if isinstance(error, UnexpectedResponseError) and (error.status or 0) // 100 == 3:
+        if is_loopback(urlsplit(config.base_url).hostname or "") and settings.SECURE_SSL_REDIRECT:
+            return "SECURE_SSL_REDIRECT redirects the call. Set it to False in the settings for development.", ""
+        return "The call is redirected to another address. Check BASE_URL and TOKEN_PATH.", GUIDE
     match error:
         case APIError(status=401):
             hint = "Copy the access token of the private app, or a new service key, into API_KEY."
@@ -125,6 +132,14 @@ def _advice(error: HubSpotIdentifyError, config: Config) -> tuple[str, str]:
                 "account has a Professional or Enterprise plan of any Hub."
             )
             return hint, app_url(config, "account-and-billing")
+        case APIError(status=488):
+            hint = "Change BASE_URL, or create a new key. Check that REGION is the data centre of the account as well."
+            return hint, app_url(config, "private-apps")
+        case APIError(status=400 | 422) if "hsCustomerAgentContext" in str(error):
+            hint = (
+                "Change TOKEN_PATH, or let VISITOR return context. The doctor sends none, so it cannot test the latter."
+            )
+            return hint, GUIDE
         case APIError(status=429, policy="DAILY"):
             return "The account has used up its calls for today. Find out which integration makes so many.", USAGE
         case APIError(status=429):
@@ -158,7 +173,8 @@ def _connection_advice(config: Config) -> tuple[str, str]:
             sock.settimeout(CONNECT_TIMEOUT)
             sock.connect(address)
     except OSError:
-        return f"Port {port} of {host} accepts no connection. Check whether a firewall blocks it.", ""
+        hint = "Start the development server first." if is_loopback(host) else "Check whether a firewall blocks it."
+        return f"Port {port} of {host} accepts no connection. {hint}", ""
     return f"Port {port} of {host} accepts connections, so HubSpot or the network is slow or fails. Try again.", STATUS
 
 
