@@ -18,6 +18,7 @@ from support.clocks import Clock
 from support.faulty_cache import FaultyCache
 
 from hubspot_identify._hubspot.responses import Response, error_from_response
+from hubspot_identify._tokens import breaker as breaker_module
 from hubspot_identify._tokens.account import get_account
 from hubspot_identify._tokens.breaker import (
     CLOSED,
@@ -33,6 +34,7 @@ from hubspot_identify._tokens.breaker import (
     State,
     decode_state,
 )
+from hubspot_identify._tokens.entries import CLOCK_SKEW
 from hubspot_identify._tokens.failures import DAILY_PAUSE
 from hubspot_identify.exceptions import (
     CredentialError,
@@ -52,8 +54,10 @@ NewBreaker = Callable[..., Breaker]
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(breaker_module, "time", clock)
+    return clock
 
 
 @pytest.fixture
@@ -534,6 +538,59 @@ def test_last_seen_state_is_available_without_the_cache(
     assert other.is_open_locally
     clock.pass_by(COOL_DOWN * MAX_FACTOR)
     assert not one.is_open_locally
+
+
+# Wrong clocks
+
+
+@pytest.mark.parametrize("seconds", [3600, 120])
+def test_clock_set_back_while_the_breaker_is_open_does_not_prolong_it(
+    breaker: Breaker, clock: Clock, seconds: float
+) -> None:
+    """This process allows calls after the cool-down, as a process does that starts now."""
+    fail(breaker, FAILURES)
+    clock.set_back(seconds)
+    assert breaker.is_open_locally
+    clock.pass_by(COOL_DOWN * MAX_FACTOR)
+    assert not breaker.is_open_locally
+    assert breaker.allows_call()
+
+
+@pytest.mark.parametrize("seconds", [3600, 120, 20])
+def test_clock_set_back_after_the_breaker_closed_changes_nothing(
+    breaker: Breaker, clock: Clock, seconds: float
+) -> None:
+    """The state contains the time when it closed, which is in the future now."""
+    open_and_cool_down(breaker, clock)
+    breaker.record_success()
+    clock.set_back(seconds)
+    assert breaker.allows_call()
+    assert not breaker.is_open_locally
+    fail(breaker, 1, response_error(429, {"Retry-After": "1"}, HUBSPOT_BODY))
+    assert not breaker.allows_call()
+
+
+def test_failures_count_after_the_clock_was_set_back(breaker: Breaker, clock: Clock) -> None:
+    """They are not taken for older ones than the last success."""
+    open_and_cool_down(breaker, clock)
+    breaker.record_success()
+    clock.set_back(120)
+    fail(breaker, FAILURES)
+    assert breaker.is_open_locally
+
+
+@pytest.mark.parametrize("ahead", [3600, 120, 20])
+def test_host_whose_clock_is_ahead_does_not_keep_the_breaker_open(
+    new_breaker: NewBreaker, clock: Clock, ahead: float
+) -> None:
+    """It is open for the other hosts at most as long as an opening lasts, and the difference that clocks may have."""
+    other = new_breaker(Clock(clock.now + ahead))
+    fail(other, FAILURES)
+    breaker = new_breaker()
+    breaker.allows_call()
+    clock.pass_by(COOL_DOWN * MAX_FACTOR + min(ahead, CLOCK_SKEW))
+    assert not breaker.is_open_locally
+    assert breaker.allows_call()
 
 
 # Pauses

@@ -112,12 +112,12 @@ def test_lock_held_during_the_fork_does_not_block_the_child(token_server: TokenS
 
         def child(number):
             account.get_account().store.set("key", 1, 60)
-            account.get_account().store._local.set("key", 1, 60)
+            account.get_account().store._unsaved.add("key", 1, 60)
             return services.get_token(Visitor(f"child{number}@example.com"), wait=10).value
 
         tokens = []
         store = account.get_account().store
-        locks = workers_module.get_workers()._lock, store._local._lock, workers_module._importing.get()
+        locks = workers_module.get_workers()._lock, store._unsaved._lock, workers_module._importing.get()
         for number, lock in enumerate(locks):
             taken = threading.Event()
             threading.Thread(target=hold, args=(lock, taken), daemon=True).start()

@@ -1,23 +1,33 @@
-"""An outage and the rate limit of HubSpot, with two processes under load."""
+"""Failures of the cache, and an outage and the rate limit of HubSpot with two processes under load."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
+from pytest_django import Settings
 from support import hosts
 from support.caches import CLASSES, CacheBackend
 from support.clocks import once_in_time
 from support.hosts import Host, settings_of
+from support.programs import free_port, require, serving
 from support.server import Scenario, TokenServer, TokenServerProcess
+from support.workers import wait_for_workers
 
+from hubspot_identify import services
 from hubspot_identify._hubspot import client
 from hubspot_identify._tokens import breaker
+from hubspot_identify._tokens.account import reset_accounts
+from hubspot_identify._tokens.workers import SLOTS
+from hubspot_identify.visitors import Visitor
 
 pytestmark = pytest.mark.slow
 
-PROCESSES, THREADS, SLOTS = 2, 4, 2
+PROCESSES, THREADS = 2, 4
 #: A tenth of the real times, so that an outage of 20 s takes two.
 SHORT_TIMES = {
     "_tokens.breaker.FAILURE_WINDOW": 3.0,
@@ -111,3 +121,63 @@ def test_many_log_ins_never_exceed_the_rate_limit_of_hubspot(
         assert identified >= 0.5 * calls  # the next pages of the other visitors find their tokens
 
     once_in_time(attempt)  # calls that are delayed on their way coincide with later ones
+
+
+def visit(email: str) -> str | None:
+    """Return the token of a visitor, after the browser has repeated its request if necessary."""
+    services.get_token(Visitor(email))
+    wait_for_workers()
+    token = services.get_token(Visitor(email))
+    return token.value if token else None
+
+
+@pytest.mark.parametrize("fault", ["out of memory", "read-only", "ended"])
+def test_known_visitors_stay_identified_while_redis_fails(
+    hubspot: TokenServer, settings: Settings, tmp_path: Path, fault: str
+) -> None:
+    """A Redis that only refuses writes is still read. If it cannot be read, this process uses what it has read before.
+
+    New visitors are identified as well, with one call each.
+    """
+    program = require("redis-server")
+    with serving(lambda port: [program, "--port", str(port), "--save", ""], tmp_path / "log") as port:
+        url = f"redis://127.0.0.1:{port}/0"
+        settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": url}}
+        known = [f"known{number}@example.com" for number in range(3)]
+        tokens = [visit(email) for email in known]
+        assert None not in tokens
+        reset_accounts()  # as if in another process
+        server = redis.Redis.from_url(url)
+        if fault == "out of memory":
+            server.config_set("maxmemory", 1)
+        elif fault == "read-only":
+            server.replicaof("127.0.0.1", free_port())
+        else:
+            assert [services.get_token(Visitor(email)) is not None for email in known] == [True] * len(known)
+            server.shutdown(nosave=True)
+        new = visit("new@example.com")
+        assert new is not None
+        assert [visit(email) for email in known] == tokens
+        assert visit("new@example.com") == new
+        assert hubspot.calls == len(known) + 1
+
+
+@pytest.mark.parametrize(
+    ("backend", "options"),
+    [
+        ("django.core.cache.backends.dummy.DummyCache", {}),
+        ("django.core.cache.backends.memcached.PyMemcacheCache", {"ignore_exc": True}),
+        ("django_redis.cache.RedisCache", {"IGNORE_EXCEPTIONS": True}),
+    ],
+)
+def test_visitor_is_identified_with_one_call_if_the_cache_silently_stores_nothing(
+    hubspot: TokenServer, settings: Settings, backend: str, options: dict[str, Any]
+) -> None:
+    """The cache is a dummy, or ignores that its server cannot be reached. The process keeps the token."""
+    scheme = "redis://" if "redis" in backend else ""
+    location = f"{scheme}127.0.0.1:{free_port()}"
+    settings.CACHES = {"default": {"BACKEND": backend, "LOCATION": location, "OPTIONS": options}}
+    token = visit("ada@example.com")
+    assert token is not None
+    assert [visit("ada@example.com") for _ in range(2)] == [token] * 2
+    assert hubspot.calls == 1

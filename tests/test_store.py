@@ -22,7 +22,6 @@ from hubspot_identify._tokens import store as store_module
 from hubspot_identify._tokens.account import get_account
 from hubspot_identify._tokens.store import LOCAL_ENTRIES, PAUSE, SLOW, Store
 from hubspot_identify.exceptions import ConfigurationError
-from hubspot_identify.logs import reset_log_throttle
 
 
 @pytest.fixture
@@ -30,8 +29,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of the store, with the real limit for slow responses."""
     clock = Clock()
     monkeypatch.setattr(store_module, "SLOW", SLOW)
-    for module in (store_module.__name__, "django.core.cache.backends.base", "django.core.cache.backends.locmem"):
-        monkeypatch.setattr(f"{module}.time", clock)
+    monkeypatch.setattr(store_module, "time", clock)
     return clock
 
 
@@ -58,37 +56,42 @@ def test_operations_are_the_same_on_every_back_end(cache_backend: CacheBackend) 
     once_in_time(keep_for_a_fraction_of_a_second)  # some back ends count whole seconds, and one may end in between
 
 
+OPERATIONS: dict[str, Callable[[Store], object]] = {
+    "get": lambda store: store.get("key"),
+    "get_many": lambda store: store.get_many(["key"]),
+    "set": lambda store: store.set("key", 1, 60),
+    "add": lambda store: store.add("key", 1, 60),
+    "incr": lambda store: store.increase("key", 60),
+    "delete_many": lambda store: store.delete("key"),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
 def test_cache_that_raises_is_bypassed_for_five_seconds(
-    faulty_cache: type[FaultyCache], clock: Clock, caplog: pytest.LogCaptureFixture
+    faulty_cache: type[FaultyCache], clock: Clock, caplog: pytest.LogCaptureFixture, operation: str
 ) -> None:
-    """Whichever operation fails, the store raises nothing and uses the cache again after the pause."""
-    calls: dict[str, Callable[[Store], object]] = {
-        "get": lambda store: store.get("key"),
-        "set": lambda store: store.set("key", 1, 60),
-        "add": lambda store: store.add("key", 1, 60),
-        "incr": lambda store: store.increase("key", 60),
-        "delete_many": lambda store: store.delete("key"),
-    }
-    for operation, call in calls.items():
-        store = Store("default")
-        reset_log_throttle()
-        caplog.clear()
-        faulty_cache.instead[operation] = refused
+    """Whichever operation fails, the store raises nothing and uses the cache again after the pause.
+
+    If writing fails, reading continues.
+    """
+    store = Store("default")
+    faulty_cache.instead[operation] = refused
+    OPERATIONS[operation](store)
+    assert store.is_down
+    faulty_cache.asked.clear()
+    clock.pass_by(PAUSE - 0.1)
+    for call in OPERATIONS.values():
         call(store)
-        assert store.is_down
-        count = faulty_cache.count()
-        clock.pass_by(PAUSE - 0.1)
-        for any_call in calls.values():
-            any_call(store)
-        assert faulty_cache.count() == count
-        clock.pass_by(0.2)
-        faulty_cache.reset()
-        store.get("key")
-        assert (faulty_cache.count(), store.is_down) == (1, False)
-        (record,) = caplog.records
-        assert (record.name, record.levelno) == ("hubspot_identify._tokens.store", logging.WARNING)
-        assert {"default", operation.removesuffix("_many"), "ConnectionRefusedError"} <= set(record.args or ())
-        assert "secret" not in caplog.text
+    assert [name for name, _ in faulty_cache.asked] == ([] if operation == "get" else ["get"])
+    clock.pass_by(0.2)
+    faulty_cache.reset()
+    OPERATIONS[operation](store)
+    assert operation in dict(faulty_cache.asked)
+    assert not store.is_down
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("hubspot_identify._tokens.store", logging.WARNING)
+    assert "ConnectionRefusedError" in record.message
+    assert "secret" not in caplog.text
 
 
 def test_each_reason_is_logged_once_a_minute(
@@ -126,7 +129,9 @@ def test_slow_cache_is_bypassed(
     faulty_cache.instead["get"] = slow_get
     assert store.get("key") == "value"
     assert store.is_down
-    assert store.get("key") is None
+    faulty_cache.reset()
+    assert store.get("key") == "value"
+    assert faulty_cache.count() == 0
     assert logged(caplog) == [("hubspot_identify._tokens.store", logging.WARNING)]
 
 
@@ -169,9 +174,7 @@ def test_one_caller_checks_whether_the_cache_works_again(faulty_cache: type[Faul
     assert (bypassed, store.is_down) == ([True], False)
 
 
-def test_value_that_the_cache_did_not_store_is_kept_in_the_process(
-    faulty_cache: type[FaultyCache], clock: Clock
-) -> None:
+def test_value_that_the_cache_refused_is_kept_in_the_process(faulty_cache: type[FaultyCache], clock: Clock) -> None:
     """Such a value is still returned after the cache works again, until a newer one is stored or it is deleted."""
     store = Store("default")
     faulty_cache.instead["set"] = refused
@@ -187,6 +190,118 @@ def test_value_that_the_cache_did_not_store_is_kept_in_the_process(
     store.set("key", "newest", 60)
     store.delete("key")
     assert store.get("key") is None
+
+
+@pytest.mark.parametrize("instead", [refused, lambda *_, **__: None], ids=["raises", "ignores its errors"])
+def test_own_value_replaces_the_one_that_the_cache_still_has(
+    faulty_cache: type[FaultyCache], clock: Clock, instead: Callable[..., object]
+) -> None:
+    """This applies until another process has stored a newer value. The own value does not return after that."""
+    store = Store("default")
+    caches["default"].set("key", "old")
+    assert store.get("key") == "old"
+    faulty_cache.instead["set"] = instead
+    store.set("key", "own", 60)
+    for _ in range(2):
+        assert store.get("key") == "own"
+        clock.pass_by(PAUSE)
+    faulty_cache.reset()
+    assert store.get("key") == "own"
+    caches["default"].set("key", "of another process")
+    assert store.get("key") == "of another process"
+    faulty_cache.instead["*"] = refused
+    assert store.get("key") == "of another process"
+
+
+def test_what_was_read_is_used_only_while_the_cache_is_down(faulty_cache: type[FaultyCache], clock: Clock) -> None:
+    """A value that another process has replaced or deleted does not return when the cache works again."""
+    store, keys = Store("default"), ["replaced", "removed", "deleted"]
+    for key in keys:
+        caches["default"].set(key, "old")
+    assert [store.get(key) for key in keys] == ["old"] * 3
+    store.delete("deleted")
+    caches["default"].set("replaced", "new")  # as another process does
+    caches["default"].delete("removed")
+    faulty_cache.instead["*"] = refused
+    assert [store.get(key) for key in [*keys, "never-read"]] == ["old", "old", None, None]
+    faulty_cache.reset()
+    clock.pass_by(PAUSE)
+    assert [store.get(key) for key in keys] == ["new", None, None]
+    faulty_cache.instead["*"] = refused
+    assert store.get("replaced") == "new"
+
+
+def test_what_was_written_is_available_while_the_cache_is_down(faulty_cache: type[FaultyCache], clock: Clock) -> None:
+    """This process need not have read it before."""
+    store = Store("default")
+    store.set("key", "value", 60)
+    faulty_cache.instead["*"] = refused
+    assert store.get("key") == "value"
+
+
+def test_cache_that_ignores_its_errors_is_bypassed_for_writing(
+    faulty_cache: type[FaultyCache], clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every ``add`` is refused, but there is nothing to read. Locks then work within the process."""
+    store = Store("default")
+    caches["default"].set("read-before", "value")
+    assert store.get("read-before") == "value"
+    faulty_cache.instead.update(
+        get=lambda key: None, set=lambda *_, **__: None, add=lambda *_, **__: False, incr=lambda *_, **__: False
+    )
+    for _ in range(2):
+        assert store.increase("counter", 60) is None
+        assert [store.add("lock", 1, 4) for _ in range(3)] == [True, False, False]
+        assert store.is_down
+        store.set("key", "value", 60)
+        assert [store.get(key) for key in ("key", "read-before")] == ["value", "value"]
+        clock.pass_by(PAUSE)
+    assert logged(caplog) == [("hubspot_identify._tokens.store", logging.WARNING)]
+
+
+def test_lock_that_is_released_in_between_is_not_a_failure(faulty_cache: type[FaultyCache], clock: Clock) -> None:
+    """Another process deletes its lock between the refused ``add`` and the read."""
+    results = iter([False, True])
+    faulty_cache.instead["add"] = lambda *_, **__: next(results)
+    store = Store("default")
+    assert store.add("lock", 1, 4)
+    assert not store.is_down
+
+
+def test_lock_that_a_replica_does_not_have_yet_is_not_a_failure(faulty_cache: type[FaultyCache], clock: Clock) -> None:
+    """Django's Redis cache writes to the first server and reads from the others."""
+    results = iter([None, 1])
+    faulty_cache.instead.update(add=lambda *_, **__: False, get=lambda key: next(results))
+    store = Store("default")
+    assert not store.add("lock", 1, 4)
+    assert not store.is_down
+
+
+def test_cache_that_stores_nothing_keeps_values_in_the_process(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Django's dummy cache is common in development. It is not a failure, and is not logged."""
+    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}}
+    store = Store("default")
+    store.set("key", "value", 60)
+    assert (store.get("key"), store.increase("counter", 60), store.is_down) == ("value", None, False)
+    store.delete("key")
+    assert store.get("key") is None
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("error", [TypeError, ValueError])
+def test_missing_counter_is_not_a_failure(faulty_cache: type[FaultyCache], error: type[Exception]) -> None:
+    """``incr()`` of django-valkey raises a ``TypeError`` for a missing key, where Django's raises a ``ValueError``."""
+
+    def incr(*_: object, **__: object) -> int:
+        caches["default"].delete("counter")  # it is evicted, or the cache stores nothing
+        raise error
+
+    faulty_cache.instead["incr"] = incr
+    store = Store("default")
+    assert store.increase("counter", 60) is None
+    assert not store.is_down
 
 
 def test_add_succeeds_once_while_the_cache_is_down(faulty_cache: type[FaultyCache], clock: Clock) -> None:
@@ -224,15 +339,23 @@ def test_each_alias_has_one_store(settings: Settings) -> None:
     assert get_account("us").store is not get_account().store
 
 
-def test_memory_of_the_process_is_bounded(faulty_cache: type[FaultyCache]) -> None:
-    """While the cache is down, old values are removed when there are too many."""
-    faulty_cache.instead["*"] = refused
+@pytest.mark.parametrize("operation", ["set", "get"])
+def test_memory_of_the_process_is_bounded(faulty_cache: type[FaultyCache], operation: str) -> None:
+    """The last values that were written while the cache was down, or read before, are kept."""
     store = Store("default")
-    for number in range(2 * LOCAL_ENTRIES):
-        store.set(f"key{number}", number, 60)
-    kept = [number for number in range(2 * LOCAL_ENTRIES) if store.get(f"key{number}") == number]
-    assert LOCAL_ENTRIES / 2 < len(kept) <= LOCAL_ENTRIES
-    assert kept[-1] == 2 * LOCAL_ENTRIES - 1
+    numbers = range(4 * LOCAL_ENTRIES)
+    if operation == "set":
+        faulty_cache.instead["*"] = refused
+    for number in numbers:
+        if operation == "set":
+            store.set(f"key{number}", number, 60)
+        else:
+            caches["default"].set(f"key{number}", number)
+            store.get(f"key{number}")
+    faulty_cache.instead["*"] = refused
+    kept = [number for number in numbers if store.get(f"key{number}") == number]
+    assert LOCAL_ENTRIES <= len(kept) <= 2 * LOCAL_ENTRIES
+    assert kept == [*numbers][-len(kept) :]
 
 
 @pytest.mark.parametrize("cache_backend", ["locmem", "file", "database"], indirect=True)

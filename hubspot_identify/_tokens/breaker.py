@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -70,12 +71,19 @@ class State(NamedTuple):
     refused: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
 
+    def open_for(self, now: float) -> float:
+        """Return the seconds for which no call is made, given the time; 0 if calls are made."""
+        return self.until - now if self.kind and now < self.until else 0.0
+
 
 CLOSED = State()
 
 
 def decode_state(value: object, now: float) -> State:
-    """Decode what the cache returned. Any other value means closed."""
+    """Decode what the cache returned. Any other value means closed.
+
+    So does a state that ends later than any opening of its kind: a clock has been set back, or is wrong.
+    """
     match value:
         case {
             "kind": str(kind),
@@ -83,8 +91,10 @@ def decode_state(value: object, now: float) -> State:
             "cool_down": int() | float() as cool_down,
             "refused": list() | tuple() as refused,
             "failed": list() | tuple() as failed,
-        } if until <= now + DAILY_PAUSE + CLOCK_SKEW and 0 <= cool_down <= LONGEST_COOL_DOWN:
-            return State(kind, until, cool_down, tuple(map(str, refused)), tuple(map(str, failed)))
+        } if 0 <= cool_down <= LONGEST_COOL_DOWN:
+            longest = {"": 0.0, "pause": DAILY_PAUSE}.get(kind, cool_down * (1 + COOL_DOWN_SPREAD))
+            if until <= now + longest + CLOCK_SKEW:
+                return State(kind, until, cool_down, tuple(map(str, refused)), tuple(map(str, failed)))
     return CLOSED
 
 
@@ -108,12 +118,12 @@ class Breaker:
         self._key = f"{prefix}:breaker"
         self._probe_key, self._retry_key = f"{prefix}:probe", f"{prefix}:retry"
         self._failure_keys = [f"{prefix}:failure:{number}" for number in range(FAILURES)]
-        self._open_until = 0.0
+        self._open_until = 0.0  # on the monotonic clock
 
     @property
     def is_open_locally(self) -> bool:
         """Whether it was open when this process last looked. Does not access the cache."""
-        return self._now() < self._open_until
+        return time.monotonic() < self._open_until
 
     @property
     def state(self) -> State:
@@ -128,8 +138,8 @@ class Breaker:
                 failure would keep the breaker open for everyone.
         """
         state, now = self.state, self._now()
-        self._open_until = state.until
-        if now < state.until:
+        self._remember(state)
+        if state.open_for(now):
             return False
         if not state.kind:
             return True
@@ -142,7 +152,7 @@ class Breaker:
     def record_success(self) -> None:
         """Close the breaker and forget the failures, unless HubSpot has just said to wait."""
         state = self.state
-        if not (state.kind or state.refused or state.failed) or self._now() < state.until:
+        if not (state.kind or state.refused or state.failed) or state.open_for(self._now()):
             return
         self._close(state)
         if state.kind:
@@ -163,9 +173,9 @@ class Breaker:
         is_evidence = concerns_all_visitors(error) or (is_recent and failing_since > state.until)
         if asks_to_pause(error):
             seconds = pause_after(error)
-            if is_recent and now + seconds > state.until:  # a single visitor cannot prolong the pause
+            if is_recent and seconds > state.open_for(now):  # a single visitor cannot prolong the pause
                 self._open(state, "pause", seconds, error)
-        elif now < state.until:
+        elif state.open_for(now):
             return  # a call that was under way when the breaker opened
         elif status in REFUSED_STATUSES:
             self._count_refused(state, error, visitor)
@@ -193,9 +203,12 @@ class Breaker:
             logger.log(level, message, seconds, error, self._log_suffix)
 
     def _write(self, state: State) -> None:
-        self._store.set(self._key, state._asdict(), max(0.0, state.until - self._now()) + STATE_GRACE)
+        self._store.set(self._key, state._asdict(), state.open_for(self._now()) + STATE_GRACE)
         self._store.delete(self._probe_key)
-        self._open_until = state.until
+        self._remember(state)
+
+    def _remember(self, state: State) -> None:
+        self._open_until = time.monotonic() + state.open_for(self._now())
 
     def _close(self, state: State, refused: tuple[str, ...] = ()) -> None:
         if state.kind:

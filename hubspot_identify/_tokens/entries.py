@@ -79,7 +79,7 @@ class Entry(NamedTuple):
 
     Attributes:
         token: the token's text, or ``None``.
-        created_at: seconds since the epoch, read before the call; 0 without a token.
+        created_at: seconds since the epoch, read before the call. Without a token: when it was removed, or 0.
         retry_at: seconds since the epoch before which no call is made.
         profile: digest of the names and the context that the token was created with.
         failed_at: seconds since the epoch of the first failure on record; 0 without one.
@@ -128,9 +128,12 @@ class Entry(NamedTuple):
         """Return whether there is no token, or one that is old."""
         return self.token is None or now - self.created_at >= renewal_age(self)
 
-    def without_token(self) -> Entry:
-        """Return the entry without its token, with the failure on record and the time of the next attempt."""
-        return self._replace(token=None, created_at=0.0, profile="")
+    def without_token(self, now: float) -> Entry:
+        """Return the entry without its token, with the failure on record and the time of the next attempt.
+
+        It contains the time, because a process replaces exactly the entry that it has seen (``Store.get()``).
+        """
+        return self._replace(token=None, created_at=now, profile="")
 
 
 NO_ENTRY = Entry(token=None, created_at=0.0, retry_at=0.0, profile="")

@@ -1,22 +1,25 @@
 """Guarded access to the site's cache: a cache that fails never affects a visitor.
 
-An operation that raises or takes more than a second counts as a failure. The cache is then bypassed for some seconds,
-and this process uses memory of its own. A token that could not be written to the cache stays there.
+An operation that raises or takes more than a second counts as a failure. So does a key that cannot be added because it
+exists, but cannot be read either: some caches ignore their errors. After a failure, the cache is bypassed for some
+seconds: completely if it cannot be read, and otherwise only for writing.
+
+Meanwhile, this process uses memory of its own: what it could not write, and what it has read before. A value that the
+cache has accepted but not stored stays in the process as well.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from django.core.cache import InvalidCacheBackendError, caches
 from django.core.cache.backends.base import BaseCache
-from django.core.cache.backends.locmem import LocMemCache
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 
 from .._compat import fixed_cache_keys
@@ -28,9 +31,65 @@ logger = logging.getLogger(__name__)
 
 PAUSE = 5.0  # seconds for which a failed cache is bypassed
 SLOW = 1.0  # seconds after which a response counts as a failure
-LOCAL_ENTRIES = 1000
+REPLICA_LAG = 0.05  # seconds after which a replica of the cache has what was written to it
+LOCAL_ENTRIES = 500  # last values that are kept in the process; at most twice as many
 
 Value = TypeVar("Value")
+
+
+class NotStoredError(Exception):
+    """The cache neither adds a key nor returns it."""
+
+
+class Memory:
+    """Values of this process: at least the last :data:`LOCAL_ENTRIES`. They expire by the monotonic clock.
+
+    Every page that reads an entry sets a value, so it must be cheap: when there are enough recent values, they replace
+    the older ones.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # not for set(), where one thread may lose a value because of another
+        self._recent_and_older: tuple[dict[str, tuple[Any, float]], ...] = {}, {}  # with the times when they expire
+
+    def get(self, key: str) -> Any:
+        """Return the value of a key, or ``None``."""
+        recent, older = self._recent_and_older
+        value, expires_at = recent.get(key) or older.get(key) or (None, 0.0)
+        return value if time.monotonic() < expires_at else None
+
+    def set(self, key: str, value: Any, ttl: float = math.inf) -> None:
+        """Keep a value for ``ttl`` seconds."""
+        recent, _ = self._recent_and_older
+        if len(recent) >= LOCAL_ENTRIES:
+            recent, _ = self._recent_and_older = {}, recent
+        recent[key] = value, time.monotonic() + ttl
+
+    def add(self, key: str, value: Any, ttl: float) -> bool:
+        """Keep a value if there is none, and return whether there was none."""
+        with self._lock:
+            if self.get(key) is not None:
+                return False
+            self.set(key, value, ttl)
+            return True
+
+    def delete(self, key: str) -> None:
+        """Delete a key."""
+        for values in self._recent_and_older:
+            values.pop(key, None)
+
+
+class Bypass:
+    """Until when one kind of operations is not tried, because the last one failed.
+
+    Attributes:
+        message: for the log.
+        until: on the monotonic clock; 0 while the operations work.
+    """
+
+    def __init__(self, action: str) -> None:
+        self.message = f"Cache %r failed (%s: %s). {action} for %.0f s and falling back to memory of this process."
+        self.until = 0.0
 
 
 class Store:
@@ -42,14 +101,18 @@ class Store:
 
     def __init__(self, alias: str) -> None:
         self._alias = alias
-        self._local = LocMemCache(f"hubspot_identify {uuid.uuid4()}", {"OPTIONS": {"MAX_ENTRIES": LOCAL_ENTRIES}})
-        self._down_until = 0.0
+        self._reads = Bypass("Bypassing it")
+        self._writes = Bypass("Not writing to it")
+        #: Values that the cache has not stored, each with the value that it was to replace.
+        self._unsaved = Memory()
+        #: Values that the cache had when they were last read, for the time in which it is bypassed.
+        self._copies = Memory()
         self._first_response_at = math.inf
 
     @property
     def is_down(self) -> bool:
-        """Whether the cache is bypassed at the moment."""
-        return time.monotonic() < self._down_until
+        """Whether the cache is bypassed at the moment, completely or for writing."""
+        return time.monotonic() < max(self._reads.until, self._writes.until)
 
     def made_keys(self, *keys: str) -> dict[str, str]:
         """Return the keys as the cache makes them on this thread, or nothing if its ``KEY_FUNCTION`` fails."""
@@ -64,66 +127,89 @@ class Store:
 
     def get(self, key: str) -> Any:
         """Return the value of a key, or ``None``. One operation of the cache."""
-        value = self._call("get", lambda cache: cache.get(key), None)
-        return self._local.get(key) if value is None else value
+        value = self._call(self._reads, "get", lambda cache: cache.get(key), None)
+        if value is not None:
+            self._copies.set(key, value)
+        unsaved = self._unsaved.get(key)
+        if unsaved is not None:
+            if value in (None, unsaved[1]):
+                return unsaved[0]
+            self._unsaved.delete(key)  # another process has stored a newer value
+        return self._copies.get(key) if value is None and self.is_down else value
 
     def get_many(self, keys: Iterable[str]) -> dict[str, int]:
-        """Return the counters of the keys that have one. One operation of the cache."""
+        """Return the counters of the keys that have one. One operation of the cache.
+
+        It counts as a write: if there is no memory, Redis refuses the transaction with which some back ends do this.
+        """
 
         def read(cache: Any) -> dict[str, int]:
             return {key: int(value) for key, value in cache.get_many(keys).items()}
 
-        return self._call("get_many", read, {})
+        return self._call(self._writes, "get_many", read, {})
 
     def set(self, key: str, value: Any, ttl: float) -> None:
         """Keep a value for ``ttl`` seconds: in the cache, or else in this process."""
 
-        def write(cache: Any) -> bool:
+        def write(cache: Any) -> Any:
             cache.set(key, value, timeout=_whole(ttl))
-            return True
+            return cache.get(key)  # it may ignore its errors, or store nothing
 
-        if self._call("set", write, False):
-            self._local.delete(key)
+        replaced = self._copies.get(key)
+        stored = self._call(self._writes, "set", write, None)
+        if stored in (None, replaced):
+            self._unsaved.set(key, (value, replaced), ttl)
         else:
-            self._local.set(key, value, ttl)
+            self._copies.set(key, stored)
+            self._unsaved.delete(key)
 
     def add(self, key: str, value: Any, ttl: float) -> bool:
         """Keep a value if there is none, and return whether there was none. Atomic on shared back ends."""
-        added = self._call("add", lambda cache: bool(cache.add(key, value, timeout=_whole(ttl))), None)
-        return self._local.add(key, value, ttl) if added is None else added
 
-    def add_locally(self, key: str, value: Any, ttl: float) -> bool:
-        """Do the same as :meth:`add` in this process only."""
-        return self._local.add(key, value, ttl)
+        def add(cache: Any) -> bool:
+            for _ in range(2):
+                if cache.add(key, value, timeout=_whole(ttl)):
+                    return True
+                if cache.get(key) is not None:
+                    return False
+                time.sleep(REPLICA_LAG)  # it has expired since, or is read from a replica
+            raise NotStoredError
 
-    def increase(self, key: str, ttl: float) -> int | None:
-        """Add one to a counter and return it, or ``None`` if the cache cannot. Atomic on Redis and memcached."""
+        added = self._call(self._writes, "add", add, None)
+        return self._unsaved.add(key, (value, None), ttl) if added is None else added
+
+    def increase(self, key: str, ttl: float, by: int = 1) -> int | None:
+        """Add a number to a counter and return it, or ``None`` if the cache cannot. Atomic on Redis and memcached."""
 
         def increase(cache: Any) -> int | None:
             cache.add(key, 0, timeout=_whole(ttl))
             try:
-                number = int(cache.incr(key))
-            except ValueError:  # the cache stores nothing
-                return None
+                number = int(cache.incr(key, by))
+            except Exception:
+                if cache.get(key) is None:  # the cache stores nothing, whatever its incr() raises then
+                    return None
+                raise
             if type(cache).incr is BaseCache.incr:  # which also sets the default lifetime
                 cache.touch(key, _whole(ttl))
-            return number
+            return number if number >= by else None  # pymemcache returns False if it ignores its errors
 
-        return self._call("incr", increase, None)
+        return self._call(self._writes, "incr", increase, None)
 
     def delete(self, *keys: str) -> None:
         """Delete keys."""
-        self._call("delete", lambda cache: cache.delete_many(keys), None)
-        self._local.delete_many(keys)
+        self._call(self._writes, "delete", lambda cache: cache.delete_many(keys), None)
+        for key in keys:
+            self._unsaved.delete(key)
+            self._copies.delete(key)
 
-    def _call(self, operation: str, function: Callable[[Any], Value], fallback: Value) -> Value:
+    def _call(self, kind: Bypass, operation: str, function: Callable[[Any], Value], fallback: Value) -> Value:
         """Call a function with the cache, and return its result; or the fallback, if the cache is bypassed or fails."""
-        if self.is_down:
-            return fallback
         started = time.monotonic()
-        probing = self._down_until > 0
+        if started < max(self._reads.until, kind.until):
+            return fallback
+        probing = kind.until > 0
         if probing:
-            self._down_until = started + PAUSE  # other threads bypass the cache while this one tries it
+            kind.until = started + PAUSE  # other threads bypass the cache while this one tries it
         try:
             result = function(caches[self._alias])
         except InvalidCacheBackendError as error:
@@ -131,22 +217,21 @@ class Store:
         except (SynchronousOnlyOperation, ImproperlyConfigured):
             raise  # an error in the site's code, not a failure of the cache
         except Exception as error:  # noqa: BLE001 - back ends raise what their libraries raise
-            self._bypass(operation, type(error).__name__)
+            self._bypass(kind, operation, type(error).__name__)
             return fallback
         now = time.monotonic()
         # A new process may import modules and connect, together with all the others that start with it.
         if now - started > SLOW and started >= self._first_response_at:
-            self._bypass(operation, f"more than {SLOW:.0f} s")
+            self._bypass(kind, operation, f"more than {SLOW:.0f} s")
         elif probing:
-            self._down_until = 0.0
+            kind.until = 0.0
         self._first_response_at = min(self._first_response_at, now)
         return result
 
-    def _bypass(self, operation: str, reason: str) -> None:
-        self._down_until = time.monotonic() + PAUSE
-        message = "Cache %r failed (%s: %s). Bypassing it for %.0f s and falling back to memory of this process."
+    def _bypass(self, kind: Bypass, operation: str, reason: str) -> None:
+        kind.until = time.monotonic() + PAUSE
         arguments = self._alias, operation, reason, PAUSE
-        log_throttled(logger, logging.WARNING, message, *arguments, reason=f"{self._alias} {reason}")
+        log_throttled(logger, logging.WARNING, kind.message, *arguments, reason=f"{self._alias} {reason}")
 
 
 def _whole(ttl: float) -> int:

@@ -15,14 +15,25 @@ class Clock:
 
     def __init__(self, now: float = 1_800_000_000.0) -> None:
         self.now = now
+        self._set_back_by = 0.0
 
     def __call__(self) -> float:
         return self.now
 
-    time = monotonic = __call__
+    time = __call__
+
+    def monotonic(self) -> float:
+        return self.now + self._set_back_by
 
     def pass_by(self, seconds: float) -> None:
         self.now += seconds
+
+    sleep = pass_by
+
+    def set_back(self, seconds: float) -> None:
+        """Set the wall clock back. The monotonic clock continues."""
+        self.now -= seconds
+        self._set_back_by += seconds
 
 
 def once_in_time(attempt: Callable[[], None]) -> None:
