@@ -41,6 +41,8 @@ ANONYMOUS = Identification(subject=None, identity=None)
 def identify_account(request: HttpRequest, account: Account, wait: float) -> Identification:
     """Identify the visitor of a request whose account is known, and wait so many seconds for a token."""
     visitor, lookup = resolve_request(request, account)
+    if visitor is None:
+        return ANONYMOUS
     return identification_of(visitor, account, lookup, lookup.wait(wait))
 
 
@@ -51,11 +53,9 @@ def resolve_request(request: HttpRequest, account: Account) -> tuple[Visitor | N
 
 
 def identification_of(
-    visitor: Visitor | None, account: Account, lookup: CacheLookup, token: VisitorToken | None
+    visitor: Visitor, account: Account, lookup: CacheLookup, token: VisitorToken | None
 ) -> Identification:
     """Return what a browser may know, given the token that there is in the end."""
-    if visitor is None:
-        return ANONYMOUS
     if token is None:
         return Identification(account.subject(visitor), None, lookup.pending)
     identity = {"email": visitor.email, "token": token.value, "expires_in": token.expires_in(time.time())}

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 
 from asgiref.sync import sync_to_async
 
+from ._callables import CallableError
 from ._compat import django_request, keep_out_of_page_caches
 from ._tokens.account import Account, account_for, get_account
 from ._tokens.entries import VisitorToken
 from ._tokens.fetch import UncachedCall
-from ._tokens.lookup import CacheLookup, read_cache_and_schedule
-from .delivery import endpoint_url, is_inline
+from ._tokens.lookup import CacheLookup, await_token, read_cache_and_schedule, wait_for_token
+from .delivery import is_inline
 from .exceptions import ConfigurationError, TransportError
-from .identification import Identification, identification_of, resolve_request
+from .identification import ANONYMOUS, Identification, identification_of, resolve_request
 from .middleware import mark_identified
 from .visitors import Visitor
 
@@ -74,19 +75,28 @@ def get_token(visitor: Visitor, wait: float = 0.0, *, account: str | None = None
 
     Args:
         visitor: whom the token is for.
-        wait: seconds to wait for a token that is being fetched.
+        wait: seconds to wait for a token. While no worker is free or the rate limit is reached, the fetch is tried
+            again within this time.
         account: a name from ``ACCOUNTS``.
 
     Returns:
         the token, or ``None``. Failures of HubSpot and the cache are logged and never raised.
     """
-    return _look_up(visitor, account, wait).wait(wait)
+    resolved = _checked_account(visitor, account, wait)
+    if not resolved.config.enabled:
+        return None
+    _, token = wait_for_token(read_cache_and_schedule(visitor, resolved), visitor, resolved, wait)
+    return token
 
 
 async def aget_token(visitor: Visitor, wait: float = 0.0, *, account: str | None = None) -> VisitorToken | None:
     """Asynchronous :func:`get_token`."""
-    lookup = await sync_to_async(_look_up)(visitor, account, wait)
-    return await lookup.await_(wait)
+    resolved = await sync_to_async(_checked_account)(visitor, account, wait)
+    if not resolved.config.enabled:
+        return None
+    lookup = await sync_to_async(read_cache_and_schedule)(visitor, resolved)
+    _, token = await await_token(lookup, visitor, resolved, wait)
+    return token
 
 
 def forget_token(visitor: Visitor, *, account: str | None = None) -> None:
@@ -94,13 +104,13 @@ def forget_token(visitor: Visitor, *, account: str | None = None) -> None:
 
     A new token can be created once the previous call's lock has expired (``TIMEOUT`` + 1 s). A call in progress may
     still store its token. A delay after a failure stays in force. While the cache is unavailable, only this process
-    forgets the token.
+    forgets the token: others that have read it before use it until the cache is available again.
     """
     resolved = _checked_account(visitor, account)
     if resolved.config.enabled:
         key = resolved.entry_key(visitor)
         # Not deleted: a process that kept the token during an outage of the cache would use it again.
-        resolved.write_entry(key, resolved.read_entry(key).without_token())
+        resolved.write_entry(key, resolved.read_entry(key).without_token(time.time()))
 
 
 async def aforget_token(visitor: Visitor, *, account: str | None = None) -> None:
@@ -114,17 +124,24 @@ def identify(request: HttpRequest, *, wait: float | None = None, account: str | 
     Keeps the response to the request out of Django's page caches, because it is personal. Other caches require
     ``IdentifiedPageMiddleware``, or ``Cache-Control: private, no-store`` set by the view.
 
+    If a callable in the settings raises an exception, the visitor is anonymous, except under ``DEBUG``.
+
     Args:
         request: its session decides who the visitor is.
-        wait: seconds to wait for a token that is being fetched; ``None`` for ``PAGE_WAIT`` with inline delivery, and
+        wait: seconds to wait for a token, as in :func:`get_token`; ``None`` for ``PAGE_WAIT`` with inline delivery, and
             for 0 otherwise.
         account: a name from ``ACCOUNTS``; ``None`` for the one that ``CHOOSE_ACCOUNT`` returns.
     """
     if wait is not None:
         _check_wait(wait)
-    resolved = _account_of_page(request, account)
-    visitor, lookup = resolve_request(request, resolved)
-    token = lookup.wait(_page_wait(wait, lookup, resolved))
+    try:
+        resolved = _account_of_page(request, account)
+        visitor, lookup = resolve_request(request, resolved)
+    except CallableError:
+        return ANONYMOUS
+    if visitor is None:
+        return ANONYMOUS
+    lookup, token = wait_for_token(lookup, visitor, resolved, _page_wait(wait, lookup, resolved))
     return _mark_page(request, identification_of(visitor, resolved, lookup, token))
 
 
@@ -132,9 +149,14 @@ async def aidentify(request: HttpRequest, *, wait: float | None = None, account:
     """Asynchronous :func:`identify`, whose result views pass to the tag: ``identity=await aidentify(request)``."""
     if wait is not None:
         _check_wait(wait)
-    resolved = await sync_to_async(_account_of_page)(request, account)
-    visitor, lookup = await sync_to_async(resolve_request)(request, resolved)
-    token = await lookup.await_(_page_wait(wait, lookup, resolved))
+    try:
+        resolved = await sync_to_async(_account_of_page)(request, account)
+        visitor, lookup = await sync_to_async(resolve_request)(request, resolved)
+    except CallableError:
+        return ANONYMOUS
+    if visitor is None:
+        return ANONYMOUS
+    lookup, token = await await_token(lookup, visitor, resolved, _page_wait(wait, lookup, resolved))
     return _mark_page(request, identification_of(visitor, resolved, lookup, token))
 
 
@@ -144,7 +166,7 @@ def _page_wait(wait: float | None, lookup: CacheLookup, account: Account) -> flo
         return wait
     if lookup.fetch is None:
         return 0.0
-    return account.config.page_wait if is_inline(account.config, endpoint_url(account.config)) else 0.0
+    return account.config.page_wait if is_inline(account.config) else 0.0
 
 
 def _account_of_page(request: HttpRequest, name: str | None) -> Account:
@@ -158,11 +180,6 @@ def _mark_page(request: HttpRequest, identification: Identification) -> Identifi
     if identification.subject is not None:
         mark_identified(django_request(request))
     return identification
-
-
-def _look_up(visitor: Visitor, account: str | None, wait: float) -> CacheLookup:
-    resolved = _checked_account(visitor, account, wait)
-    return read_cache_and_schedule(visitor, resolved) if resolved.config.enabled else CacheLookup()
 
 
 def _token_or_raise(token: VisitorToken | None) -> VisitorToken:

@@ -45,6 +45,7 @@ from hubspot_identify._tokens.rate_limit import WINDOW
 from hubspot_identify._tokens.workers import Job, get_workers
 from hubspot_identify.exceptions import (
     AuthenticationError,
+    CredentialError,
     InvalidRequestError,
     RateLimitError,
     TransportError,
@@ -386,6 +387,25 @@ def test_retries_are_spread() -> None:
     delays = {fetch_module.retry_delay(TransportError("no response")) for _ in range(50)}
     assert len(delays) > 40
     assert all(RETRY_FAILED[0] <= delay <= RETRY_FAILED[1] for delay in delays)
+
+
+def test_failing_callable_key_is_an_error_in_the_log(
+    hubspot: TokenServer, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One ERROR a minute names the type of the exception, its module and its line, but not its text."""
+
+    def no_key() -> str:
+        raise LookupError("key-of-the-tests")
+
+    configure(settings, API_KEY=no_key)
+    for visitor in (ADA, EVE):
+        with pytest.raises(CredentialError):
+            fetch(visitor)
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("hubspot_identify._tokens.fetch", logging.ERROR)
+    assert f"LookupError in {__name__}, line {no_key.__code__.co_firstlineno + 1}" in record.message
+    assert "key-of-the-tests" not in caplog.text
+    assert hubspot.calls == 0
 
 
 def test_each_class_of_failure_is_logged_once_a_minute(hubspot: TokenServer, caplog: pytest.LogCaptureFixture) -> None:

@@ -21,7 +21,7 @@ from support.workers import TaskJob
 from hubspot_identify._hubspot.client import TokenClient
 from hubspot_identify._tokens import workers as workers_module
 from hubspot_identify._tokens.entries import VisitorToken
-from hubspot_identify._tokens.workers import MAX_ABANDONED_THREADS, SLOTS, Job, Workers, get_workers
+from hubspot_identify._tokens.workers import MAX_ABANDONED_THREADS, SLOTS, Job, Workers, WorkerThread, get_workers
 from hubspot_identify.conf import get_config
 from hubspot_identify.exceptions import TransportError
 from hubspot_identify.testing import join_threads
@@ -83,22 +83,60 @@ def pass_deadlines(workers: Workers) -> None:
 # Slots
 
 
-def test_each_job_has_its_own_daemon_thread_and_client(workers: Workers) -> None:
-    """The interpreter can exit without the thread, and no connection is used for the calls of two visitors."""
-    threads: list[threading.Thread] = []
+def test_jobs_run_on_daemon_threads_and_each_has_its_own_client(workers: Workers) -> None:
+    """The interpreter can exit without the threads, and no connection is used for the calls of two visitors."""
+    threads: list[tuple[str, bool]] = []
     clients: list[TokenClient] = []
 
     def task(job: Job, client: TokenClient) -> VisitorToken:
-        threads.append(threading.current_thread())
+        threads.append((threading.current_thread().name, threading.current_thread().daemon))
         clients.append(client)
         return TOKEN
 
     for number in range(3):
         assert submit(workers, f"key{number}", task).wait(GENEROUS_TIMEOUT) is TOKEN
         assert join_threads(GENEROUS_TIMEOUT)
-    assert {(thread.name, thread.daemon) for thread in threads} == {("hubspot-identify", True)}
-    assert threading.current_thread() not in threads
+    assert threads == [("hubspot-identify", True)] * 3
     assert len({id(client) for client in clients}) == 3
+
+
+def test_idle_thread_runs_the_next_job_with_the_same_cache_connection(workers: Workers) -> None:
+    """During a login rush, the number of connections depends on the number of threads and not on that of calls."""
+    used: set[tuple[int, int]] = set()
+
+    def task(job: Job, client: TokenClient) -> VisitorToken:
+        used.add((threading.get_ident(), id(caches["default"])))
+        return TOKEN
+
+    for number in range(5):
+        assert submit(workers, f"key{number}", task).wait(GENEROUS_TIMEOUT) is TOKEN
+        assert join_threads(GENEROUS_TIMEOUT)
+    assert len(used) == 1
+
+
+def test_idle_thread_ends_after_some_time(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that fetches no tokens has no threads. The next job starts one."""
+    monkeypatch.setattr(workers_module, "IDLE", 0.01)
+    for _ in range(2):
+        assert submit(workers, "key").wait(GENEROUS_TIMEOUT) is TOKEN
+        assert wait_until(lambda: not any(isinstance(thread, WorkerThread) for thread in threading.enumerate()))
+
+
+def test_job_that_a_thread_gets_at_its_end_is_run(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread has waited long enough, and is given a job before it is removed."""
+    remove = workers.remove_idle_thread
+    jobs: list[Job] = []
+
+    def remove_late(thread: WorkerThread) -> bool:
+        if not jobs:
+            jobs.append(submit(workers, "late"))
+        return remove(thread)
+
+    monkeypatch.setattr(workers_module, "IDLE", 0.01)
+    monkeypatch.setattr(workers, "remove_idle_thread", remove_late)
+    submit(workers, "key")
+    assert wait_until(lambda: bool(jobs))
+    assert jobs[0].wait(GENEROUS_TIMEOUT) is TOKEN
 
 
 def test_jobs_with_the_same_key_are_one_job(workers: Workers, gate: Gate) -> None:
@@ -229,14 +267,12 @@ def test_job_runs_if_no_thread_can_watch_its_deadline(workers: Workers, monkeypa
 def test_job_that_ends_in_time_is_neither_aborted_nor_overdue(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No thread of it remains, and its deadline is not reported."""
-    before = set(threading.enumerate())
+    """No thread waits for its deadline any more, and the deadline is not reported."""
     monkeypatch.setattr(TokenClient, "abort", lambda client: pytest.fail("aborted"))
     job = TaskJob("key", quick, GENEROUS_TIMEOUT)
     assert workers.submit(job) is job
     assert job.wait(GENEROUS_TIMEOUT) is TOKEN
     assert join_threads(GENEROUS_TIMEOUT)
-    assert set(threading.enumerate()) == before
     assert not job.overdue.is_set()
 
 
@@ -433,6 +469,35 @@ def test_cancelled_caller_does_not_cancel_the_job(workers: Workers, gate: Gate) 
         return await staying
 
     assert asyncio.run(main()) is TOKEN
+
+
+@pytest.mark.parametrize("ends_by", ["timeout", "cancellation"])
+def test_failure_after_the_caller_has_left_is_not_logged(
+    workers: Workers, gate: Gate, caplog: pytest.LogCaptureFixture, ends_by: str
+) -> None:
+    """asyncio logs an ERROR for a failed future that no task awaits."""
+
+    def task(job: Job, client: TokenClient) -> VisitorToken:
+        gate(job, client)
+        raise TransportError("no response")
+
+    async def main() -> None:
+        job = submit(workers, "key", task)
+        caller = asyncio.create_task(job.await_(0.01 if ends_by == "timeout" else GENEROUS_TIMEOUT))
+        await asyncio.sleep(0)
+        if ends_by == "cancellation":
+            caller.cancel()
+        with pytest.raises((TransportError, asyncio.CancelledError)):
+            await caller
+        gate.opened.set()
+        with pytest.raises(TransportError):
+            await job.await_(GENEROUS_TIMEOUT)
+        gc.collect()
+
+    asyncio.run(main())
+    assert join_threads(GENEROUS_TIMEOUT)
+    gc.collect()
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from .. import signals
-from ..exceptions import APIError, HubSpotIdentifyError, TransportError
+from ..exceptions import APIError, CredentialError, HubSpotIdentifyError, TransportError
 from ..logs import log_throttled
 from ..visitors import Visitor
 from .account import Account
@@ -180,7 +180,8 @@ class TokenFetch(Job):
         if not self._account.breaker.is_open_locally:  # the breaker logs why it opens
             suffix = self._account.config.log_suffix
             reason = type(error).__name__ + suffix
-            log_throttled(logger, logging.WARNING, "No identification token. %s%s", error, suffix, reason=reason)
+            level = logging.ERROR if isinstance(error, CredentialError) else logging.WARNING
+            log_throttled(logger, level, "No identification token. %s%s", error, suffix, reason=reason)
         self.finish(error=error)
         self._send(signals.token_failed, error=error)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
+
+from asgiref.sync import sync_to_async
 
 from ..exceptions import HubSpotIdentifyError
 from .account import Account
@@ -14,6 +17,8 @@ from .fetch import start_fetch
 if TYPE_CHECKING:
     from ..visitors import Visitor
     from .workers import Job
+
+RETRY_AFTER = 0.1  # seconds between two attempts to schedule a fetch for a caller that waits
 
 
 class CacheLookup(NamedTuple):
@@ -52,5 +57,42 @@ def read_cache_and_schedule(visitor: Visitor, account: Account) -> CacheLookup:
     token = entry.token_for(visitor)
     if not entry.is_due(visitor, now, account.profile) or account.breaker.is_open_locally:
         return CacheLookup(token)
+    if account.rate_limit.full_for:
+        return CacheLookup(token, pending=token is None)
     fetch = start_fetch(account, visitor, key, has_failure=entry.has_failure(now))
     return CacheLookup(token, fetch, pending=token is None)
+
+
+def wait_for_token(
+    lookup: CacheLookup, visitor: Visitor, account: Account, seconds: float
+) -> tuple[CacheLookup, VisitorToken | None]:
+    """Wait for a token. While no slot is free or the rate limit is reached, try to schedule a fetch again.
+
+    Returns:
+        the last lookup, and the token if there is one.
+    """
+    end, left = time.monotonic() + seconds, seconds
+    token = lookup.wait(seconds)
+    while token is None and lookup.pending and (left := min(left, end - time.monotonic())) > 0:
+        time.sleep(pause := min(left, _retry_after(account)))
+        left -= pause  # in tests the clock may stand still
+        lookup = read_cache_and_schedule(visitor, account)
+        token = lookup.wait(left)
+    return lookup, token
+
+
+async def await_token(
+    lookup: CacheLookup, visitor: Visitor, account: Account, seconds: float
+) -> tuple[CacheLookup, VisitorToken | None]:
+    """Do the same as :func:`wait_for_token` without blocking the event loop."""
+    end = time.monotonic() + seconds
+    token = await lookup.await_(seconds)
+    while token is None and lookup.pending and (left := end - time.monotonic()) > 0:
+        await asyncio.sleep(min(left, _retry_after(account)))
+        lookup = await sync_to_async(read_cache_and_schedule)(visitor, account)
+        token = await lookup.await_(end - time.monotonic())
+    return lookup, token
+
+
+def _retry_after(account: Account) -> float:
+    return max(RETRY_AFTER, account.rate_limit.full_for)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 
 from .entries import CLOCK_SKEW
@@ -13,10 +15,11 @@ WINDOW = 10  # seconds in which HubSpot counts calls
 class RateLimit:
     """The rate limit of one account. There is one counter for each second.
 
-    The counters of the current second and of the ten before it are added up, because any 10 s touch eleven seconds.
+    The current second and the nine before it contain at most ten times the limit. Any 10 s touch eleven seconds, which
+    contain at most eleven times the limit. So a limit of 17 never exceeds HubSpot's 190 calls.
 
     Args:
-        limit: average calls per second; ten times as many are allowed in any 10 s.
+        limit: average calls per second.
         prefix: of the cache keys.
         store: where the calls are counted.
         now: seconds since the epoch.
@@ -27,6 +30,13 @@ class RateLimit:
         self._prefix = prefix
         self._store = store
         self._now = now
+        self._lock = threading.Lock()
+        self._full_until = 0.0  # on the monotonic clock
+
+    @property
+    def full_for(self) -> float:
+        """Seconds for which this process knows that no call is allowed; 0 if it does not know of any."""
+        return max(0.0, self._full_until - time.monotonic())
 
     def allows_call(self, *, for_changes: bool = False) -> bool:
         """Count a call and return ``True``, unless the window is full.
@@ -35,19 +45,47 @@ class RateLimit:
             for_changes: whether the call only refreshes a valid token because of changed names or context. These calls
                 get a tenth of the limit, so that accounts that edit their names do not delay other visitors' tokens.
         """
-        if for_changes and not self._count("changes", self._limit):
+        if for_changes and self._count("changes", self._limit / WINDOW) != 0:
             return False
-        allowed = self._count("calls", self._limit * WINDOW)
-        if allowed is None:  # nothing is shared: each process makes one call per second
-            return self._store.add_locally(f"{self._prefix}:alone", 1, 1.0)
-        return allowed
+        full_for = self._count("calls", self._limit)
+        if full_for is None:
+            return self._allows_call_alone()
+        self._full_until = time.monotonic() + full_for
+        return full_for == 0
 
-    def _count(self, name: str, budget: int) -> bool | None:
-        """Count a call if it is within the budget, and return whether it is; ``None`` if the cache cannot count."""
-        second = int(self._now())
-        current, *earlier = (f"{self._prefix}:{name}:{second - age}" for age in range(WINDOW + 1))
-        counted = self._store.get_many([current, *earlier])
-        if sum(counted.values()) >= budget:
-            return False
-        number = self._store.increase(current, WINDOW + CLOCK_SKEW)
-        return None if number is None else sum(counted.get(key, 0) for key in earlier) + number <= budget
+    def _allows_call_alone(self) -> bool:
+        """Allow one call a second to this process, because the cache cannot count."""
+        with self._lock:
+            if self.full_for:
+                return False
+            self._full_until = time.monotonic() + 1.0
+            return True
+
+    def _count(self, name: str, limit: float) -> float | None:
+        """Count a call if there is room for it.
+
+        Returns:
+            0 if the call was counted, the seconds until there is room, or ``None`` if the cache cannot count.
+        """
+        now = self._now()
+        second = int(now)
+        keys = [f"{self._prefix}:{name}:{second - age}" for age in range(WINDOW + 1)]
+        counted = self._store.get_many(keys)
+        calls = [counted.get(key, 0) for key in keys]
+        if has_room(calls, limit):
+            number = self._store.increase(keys[0], WINDOW + CLOCK_SKEW)
+            if number is None:
+                return None
+            calls[0] = number - 1
+            if has_room(calls, limit):
+                return 0
+            self._store.increase(keys[0], WINDOW + CLOCK_SKEW, -1)  # other processes were faster
+        while not has_room(calls, limit):
+            calls = [0, *calls[:-1]]
+            second += 1
+        return second - now
+
+
+def has_room(calls: list[int], limit: float) -> bool:
+    """Return whether one more call is within the limit, given the calls in each second, the current one first."""
+    return sum(calls[:WINDOW]) < limit * WINDOW and sum(calls) < limit * (WINDOW + 1)

@@ -4,30 +4,32 @@ Each process has a few worker slots and no queue: if none is free, :meth:`Worker
 deadline its slot is released, and its thread is abandoned. A late response is still used. A few seconds later the call
 is aborted: no timeout of an HTTP library ends a response that arrives byte by byte.
 
-Each job has a daemon thread. A ``ThreadPoolExecutor`` would delay the exit of the interpreter, and lose its threads to
-calls that never end.
+The threads are daemons. A ``ThreadPoolExecutor`` would delay the exit of the interpreter until the last call ends, and
+lose its threads to calls that never end. A process that exits waits for its calls for a second at most. A thread waits
+some seconds for its next job, so that a login rush does not open a connection to the cache for each call.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import math
 import os
 import threading
 import time
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from django.core.cache import caches
 from django.db import connections
 
 from ..exceptions import HubSpotIdentifyError, TransportError
-from ..logs import log_throttled
+from ..logs import location_of, log_throttled
 from .entries import VisitorToken
 from .per_process import PerProcess
 
@@ -36,9 +38,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SLOTS = 2
+SLOTS = 6
 MAX_ABANDONED_THREADS = 8  # no job is started beyond that
 ABORT_AFTER = 3.0  # seconds from a job's deadline until its call is aborted
+EXIT_WAIT = 1.0  # seconds for which a process that exits waits for its calls
+IDLE = 10.0  # seconds for which a thread waits for its next job
+
+#: The names of the threads. An idle thread has another name than one that runs a job.
+BUSY_NAME, IDLE_NAME = "hubspot-identify", "idle-hubspot-identify"
 
 THREADS_DO_NOT_RUN = (
     "A thread that was to fetch a token never ran. Threads do not run in this process (uWSGI needs --enable-threads; "
@@ -92,10 +99,9 @@ class Job(ABC):
             raise self._no_response() from None
 
     async def await_(self, seconds: float = math.inf) -> VisitorToken | None:
-        """Do the same as :meth:`wait` without blocking the event loop. Other callers survive a cancellation."""
-        future = asyncio.shield(asyncio.wrap_future(self._future))
+        """Do the same as :meth:`wait` without blocking the event loop. A cancellation affects no other caller."""
         try:
-            return await asyncio.wait_for(future, self._at_most(seconds))
+            return await asyncio.wait_for(asyncio.wrap_future(self._future), self._at_most(seconds))
         except TimeoutError:
             raise self._no_response() from None
 
@@ -114,6 +120,7 @@ class Workers:
     def __init__(self) -> None:
         self._lock = threading.RLock()  # a log handler may submit a job as well
         self._jobs: set[Job] = set()
+        self._idle: list[WorkerThread] = []
 
     def submit(self, job: Job, *, may_take_last_slot: bool = True) -> Job | None:
         """Start a job, or return the job that runs with the same key. Does not wait and opens no socket.
@@ -135,29 +142,98 @@ class Workers:
             if len(active) >= slots or not _can_start_thread(self._jobs - active):
                 return None
             try:
-                _start_thread("hubspot-identify", self._run, job)
+                self._start(job)
             except RuntimeError:  # no more threads, or the interpreter is shutting down
                 log_throttled(logger, logging.ERROR, "No thread can be started to fetch a token.")
                 return None
             self._jobs.add(job)
         return job
 
-    def _run(self, job: Job) -> None:
-        job.started = True
-        ended = threading.Event()
+    def finish_jobs(self) -> None:
+        """Wait for the running jobs, for a second at most, because the process exits.
+
+        Without this, a reload would lose their tokens, and their locks would keep other processes from fetching them.
+        """
+        end = time.monotonic() + EXIT_WAIT
+        for job in tuple(self._jobs):  # without the lock, which a thread that the server has ended may hold
+            with suppress(HubSpotIdentifyError):
+                job.wait(end - time.monotonic())
+
+    def _start(self, job: Job) -> None:
+        if self._idle:
+            thread = self._idle.pop()
+            thread.name = BUSY_NAME
+            thread.next_job.put(job)
+        else:
+            WorkerThread(self, job).start()
+
+    def end_job(self, job: Job) -> None:
+        """Release the slot of a job."""
+        with self._lock:
+            self._jobs.discard(job)
+
+    def add_idle_thread(self, thread: WorkerThread) -> None:
+        """Give the next job to a thread, instead of starting another one."""
+        with self._lock:
+            thread.name = IDLE_NAME
+            self._idle.append(thread)
+
+    def remove_idle_thread(self, thread: WorkerThread) -> bool:
+        """Give a thread no job, and return ``True``, unless it has just been given one."""
+        with self._lock:
+            if thread not in self._idle:
+                return False
+            self._idle.remove(thread)
+            return True
+
+    def end_idle_threads(self) -> None:
+        """End the threads that wait for a job."""
+        with self._lock:
+            while self._idle:
+                self._idle.pop().next_job.put(None)
+
+
+class WorkerThread(threading.Thread):
+    """A thread that runs one job after another, and ends when there has been none for some seconds."""
+
+    def __init__(self, workers: Workers, job: Job) -> None:
+        super().__init__(name=BUSY_NAME, daemon=True)
+        self._workers = workers
+        self.next_job: SimpleQueue[Job | None] = SimpleQueue()
+        self.next_job.put(job)
+
+    def run(self) -> None:
+        """Run the jobs."""
+        job = self.next_job.get()
+        while job is not None:
+            try:
+                _run(job)
+            finally:
+                self._workers.end_job(job)
+            job = self._wait_for_job()
+
+    def _wait_for_job(self) -> Job | None:
+        self._workers.add_idle_thread(self)
         try:
-            with _errors_logged():
-                if time.monotonic() < job.deadline:
-                    client = _new_client()
-                    with suppress(RuntimeError):  # without a second thread, only sockets' timeouts limit the call
-                        _start_thread("hubspot-identify-deadline", _watch_deadline, job, client, ended)
-                    job.run(client)
-        finally:
-            job.finish()
-            ended.set()
-            _close_connections()
-            with self._lock:
-                self._jobs.discard(job)
+            return self.next_job.get(timeout=IDLE)
+        except Empty:
+            return None if self._workers.remove_idle_thread(self) else self.next_job.get()
+
+
+def _run(job: Job) -> None:
+    job.started = True
+    ended = threading.Event()
+    try:
+        with _errors_logged():
+            if time.monotonic() < job.deadline:
+                client = _new_client()
+                with suppress(RuntimeError):  # without a second thread, only sockets' timeouts limit the call
+                    _start_thread("hubspot-identify-deadline", _watch_deadline, job, client, ended)
+                job.run(client)
+    finally:
+        job.finish()
+        ended.set()
+        _close_connections()
 
 
 def _can_start_thread(abandoned: set[Job]) -> bool:
@@ -191,7 +267,7 @@ def _start_thread(name: str, function: Callable[..., None], *args: object) -> No
 
 
 def _close_connections() -> None:
-    """Close what Django opened for this thread, which ends here."""
+    """Close what Django opened for this thread, as Django does after each request. Redis connections stay open."""
     for handler in (connections, caches):
         with _errors_logged():
             handler.close_all()
@@ -203,8 +279,7 @@ def _errors_logged() -> Iterator[None]:
     try:
         yield
     except BaseException as error:  # noqa: BLE001 - no caller waits for it on this thread
-        trace = "".join(traceback.format_tb(error.__traceback__))
-        logger.error("Fetching a token failed with %s:\n%s", type(error).__name__, trace)
+        logger.error("Fetching a token failed with %s:\n%s", type(error).__name__, location_of(error))
 
 
 #: Held during an import here and while the process forks. A module lock that a thread holds at a fork is never released
@@ -225,6 +300,7 @@ def _new_client() -> TokenClient:
 
 
 _workers = PerProcess(Workers)
+atexit.register(lambda: get_workers().finish_jobs())
 
 
 def get_workers() -> Workers:
@@ -234,4 +310,5 @@ def get_workers() -> Workers:
 
 def reset_workers() -> None:
     """Start with no jobs; for tests."""
+    get_workers().end_idle_threads()
     _workers.renew()
