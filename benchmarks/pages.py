@@ -12,6 +12,7 @@ from typing import Any
 from load import ENDPOINT, PAGE, Load, run_load, users
 from servers import Process, TokenServer, TokenServerProcess, cache_settings, gunicorn, serving
 
+MODELS = ("2 sync workers", "2 x 4 threads")
 LATENCY = 0.2  # seconds that HubSpot takes for an answer of any kind
 
 #: What a mood is to the stand-in, and the users who come in it: few and known; each one new; or a thousand who have no

@@ -21,6 +21,7 @@ import calls
 import chart
 import imports
 import pages
+import rush
 import servers
 import stampede
 from targets import judge
@@ -65,6 +66,9 @@ class Run:
     def stampede(self) -> Any:
         return stampede.measure(self.caches, self.databases, 1 if self.smoke else 3)
 
+    def rush(self) -> Any:
+        return rush.measure(rush.SMOKE if self.smoke else rush.RUSHES, self.cache, self.ports)
+
     def storm(self) -> Any:
         return [pages.storm(model, self.times.storm, self.cache, self.ports) for model in self.models]
 
@@ -77,7 +81,7 @@ class Run:
         return rows
 
 
-PARTS = ("imports", "calls", "tags", "stampede", "storm", "pages")
+PARTS = ("imports", "calls", "tags", "stampede", "rush", "storm", "pages")
 
 
 def main() -> int:
@@ -85,12 +89,12 @@ def main() -> int:
     parser.add_argument("--smoke", action="store_true", help="only see whether it runs: a minute, sync workers alone")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="measure these parts")
     parser.add_argument("--moods", nargs="+", choices=pages.MOODS, default=list(pages.MOODS), help="of HubSpot")
-    parser.add_argument("--models", nargs="+", choices=servers.MODELS, default=None, help="of gunicorn (default: all)")
+    parser.add_argument("--models", nargs="+", choices=pages.MODELS, default=None, help="of gunicorn (default: all)")
     parser.add_argument("--out", type=Path, help="directory for figures and chart (default: see README.rst)")
     arguments = parser.parse_args()
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         parser.error(f"Not installed: {', '.join(missing)}. Run: pip install -e '.[bench]'")
-    models = arguments.models or list(servers.MODELS)[: 1 if arguments.smoke else None]
+    models = arguments.models or list(pages.MODELS)[: 1 if arguments.smoke else None]
 
     results: dict[str, Any] = {}
     failed = []
@@ -213,6 +217,26 @@ def _write_stampede(rows: list[dict[str, Any]]) -> list[str]:
     return [_title("Calls for 200 first requests of one user at once, 4 processes"), _table(headings, cells)]
 
 
+def _write_rush(rows: list[dict[str, Any]]) -> list[str]:
+    cells = [
+        [
+            f"{row['users']} in {row['seconds']:g} s",
+            str(row["rate_limit"]),
+            f"{row['latency'] * 1000:.0f}",
+            str(row["identified"]),
+            str(row["calls"]),
+            str(row["refused"]),
+            "-" if row["connections"] is None else str(row["connections"]),
+        ]
+        for row in rows
+    ]
+    headings = ["new users", "RATE_LIMIT", "HubSpot, ms", "identified", "API calls", "429", "cache connections"]
+    return [
+        _title("Login rush: identified on the first page, 2 processes of 2 threads"),
+        _table(headings, cells),
+    ]
+
+
 def _write_imports(figures: dict[str, Any]) -> list[str]:
     cells = [[name, f"{milliseconds:.1f}"] for name, milliseconds in figures["milliseconds"].items()]
     return [_title("Imports on top of Django"), _table(["module", "ms"], cells)]
@@ -229,6 +253,7 @@ WRITERS: dict[str, Callable[[Any], list[str]]] = {
     "storm": _write_storm,
     "tags": _write_tags,
     "stampede": _write_stampede,
+    "rush": _write_rush,
     "imports": _write_imports,
     "calls": _write_calls,
 }

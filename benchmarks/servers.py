@@ -27,6 +27,7 @@ __all__ = ["Process", "TokenServer", "TokenServerProcess", "cache_settings", "ch
 BACKENDS = "django.core.cache.backends."
 MODELS = {
     "2 sync workers": ["--workers=2", "--worker-class=sync"],
+    "2 x 2 threads": ["--workers=2", "--worker-class=gthread", "--threads=2"],
     "2 x 4 threads": ["--workers=2", "--worker-class=gthread", "--threads=4"],
 }
 
@@ -95,9 +96,11 @@ def serving(*processes: Process) -> Iterator[None]:
             process.kill()
 
 
-def gunicorn(model: str, way: str, hubspot: str, cache: dict[str, Any]) -> Process:
+def gunicorn(model: str, way: str, hubspot: str, cache: dict[str, Any], **environment: str) -> Process:
     """The shop, with its chat done in one way."""
-    environment = child_environment(BENCHMARK_WAY=way, BENCHMARK_HUBSPOT=hubspot, BENCHMARK_CACHES={"default": cache})
+    environment = child_environment(
+        BENCHMARK_WAY=way, BENCHMARK_HUBSPOT=hubspot, BENCHMARK_CACHES={"default": cache}, **environment
+    )
     return Process(
         lambda port: [
             *(sys.executable, "-m", "gunicorn", "--preload", "--log-level=error", "--timeout=600"),

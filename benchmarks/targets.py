@@ -41,6 +41,9 @@ def judge(results: dict[str, Any]) -> list[Target]:
         if row["model"] == "2 sync workers"
     ]
     storms = [storm["ratio"] for storm in results.get("storm", [])]
+    rushes = [row for row in results.get("rush", []) if row["latency"] == 0.2]
+    identified = {row["users"]: [row["identified"]] for row in rushes}
+    connections = [row["connections"] / row["calls"] for row in rushes if row["connections"] is not None]
     tags = results.get("tags", {})
     by_cache = tags.get("caches", {})
     ratios = [by_cache[name]["inline"] / by_cache[name]["bare"] for name in ("Redis", "memcached") if name in by_cache]
@@ -62,6 +65,10 @@ def judge(results: dict[str, Any]) -> list[Target]:
         _at_most("inline tag, LocMem, µs", 40, locmem),
         _at_most("deferred tag, µs", 20, deferred),
         _at_least("every user new, page + endpoint ÷ call per page, sync workers", 60, news),
+        _at_least("login rush: identified on the first page, of 100 users in 2 s", 95, identified.get(100, [])),
+        _at_least("… of 500 users in 25 s, RATE_LIMIT 17", 430, identified.get(500, [])),
+        _at_most("… cache connections ÷ calls", 1.1, connections),
+        _at_most("… responses of 429", 0, [float(row["refused"]) for row in rushes]),
         _at_most("calls in a storm of 429s ÷ textbook cache", 0.02, storms),
         _at_most("import of the app on top of Django, ms", 5, milliseconds),
         _at_most("… of which requests (1: loaded)", 0, requests),

@@ -39,5 +39,6 @@ HUBSPOT_IDENTIFY = {
     "EMAIL_VERIFIED": True,
     "BASE_URL": HUBSPOT,
     "DELIVERY": "deferred" if WAY == "deferred" else "inline",
+    "RATE_LIMIT": int(os.environ.get("BENCHMARK_RATE_LIMIT", "10")),
     "PAGE_WAIT": 1.0 if WAY == "inline_wait" else 0,
 }
