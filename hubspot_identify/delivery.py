@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from django.conf import settings
+from django.template import TemplateSyntaxError
 from django.urls import NoReverseMatch, get_resolver, get_script_prefix, get_urlconf, resolve, reverse
 from django.utils.translation import get_language
 
@@ -29,10 +32,16 @@ logger = logging.getLogger(__name__)
 _PURPOSE_HEADERS = ("HTTP_SEC_PURPOSE", "HTTP_X_SEC_PURPOSE", "HTTP_PURPOSE", "HTTP_X_PURPOSE", "HTTP_X_MOZ")
 
 
-def endpoint_url(config: Config) -> str | None:
-    """Return the URL of an account's identity endpoint, or ``None`` if the URLconf does not include the app's URLs."""
+def endpoint_url(config: Config, urlconf: str | None = None) -> str | None:
+    """Return the URL of an account's identity endpoint, or ``None`` if the URLconf does not include the app's URLs.
+
+    Args:
+        config: the settings of the account.
+        urlconf: ``None`` for that of the request, which middleware may choose by host, or else ``ROOT_URLCONF``.
+    """
+    arguments = {"account": config.account} if config.account else None
     try:
-        return reverse("hubspot_identify:identity", kwargs={"account": config.account} if config.account else None)
+        return reverse("hubspot_identify:identity", urlconf, kwargs=arguments)
     except NoReverseMatch:
         return None
 
@@ -53,9 +62,42 @@ def path_of(endpoint: str) -> str:
     return f"/{endpoint.removeprefix(get_script_prefix())}"
 
 
-def is_inline(config: Config, endpoint: str | None) -> bool:
-    """Return whether pages contain the identity: if ``DELIVERY`` says so, or if there is no endpoint."""
-    return config.delivery == "inline" or (config.delivery is None and endpoint is None)
+def is_routed(config: Config) -> bool:
+    """Return whether ``ROOT_URLCONF`` includes the app's URLs. The URLconf of the request does not matter."""
+    return endpoint_url(config, settings.ROOT_URLCONF) is not None
+
+
+def is_inline(config: Config) -> bool:
+    """Return whether pages contain the identity: if ``DELIVERY`` says so, or if the site does not route the app's URLs.
+
+    This is the same for all hosts of a site. On a host whose URLconf lacks the app's URLs, pages may be cached.
+    """
+    return config.delivery == "inline" or (config.delivery is None and not is_routed(config))
+
+
+def log_missing_endpoint() -> None:
+    """Log that the URLconf of the request lacks the app's URLs, although the site routes them."""
+    urlconf = get_urlconf()
+    name = urlconf if isinstance(urlconf, str) else getattr(urlconf, "__name__", "of the request")
+    log_throttled(
+        logger,
+        logging.ERROR,
+        "The URLconf %s does not include the app's URLs, so its pages identify no visitor in the chat. Add "
+        'path("hubspot/", include("hubspot_identify.urls")) to it, as in ROOT_URLCONF.',
+        name,
+        reason=name,
+        every=math.inf,
+    )
+
+
+def refuse_compressor() -> None:
+    """Raise an error if django-compressor encloses the tag at rendering, through an include or in a Jinja template."""
+    name = enclosing_cache() or ""
+    if "compress" in name.lower():
+        raise TemplateSyntaxError(
+            f"The hubspot_identify tag is inside {name}, which removes the attributes of its element. Then there is "
+            "no chat. Move the tag out of the block."
+        )
 
 
 def may_contain_identity(request: HttpRequest | None) -> bool:

@@ -5,15 +5,15 @@ It is evaluated for every request, before any cache.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import uuid
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
 from django.conf import settings
 
-from .conf import setting_error
+from ._callables import call_setting, checked
 from .exceptions import InvalidVisitorError
 from .logs import log_throttled
 from .visitors import Visitor, normalize_email
@@ -33,6 +33,9 @@ def visitor_of(request: HttpRequest, config: Config) -> Visitor | None:
     and whether the address is verified. Reads nothing else of the request.
 
     ``VISITOR`` is called without a user only if ``django.contrib.auth`` is not installed.
+
+    Raises:
+        CallableError: a callable of the site failed, so the visitor must not be identified.
     """
     if not is_enabled(request, config):
         return None
@@ -42,30 +45,31 @@ def visitor_of(request: HttpRequest, config: Config) -> Visitor | None:
     if not (is_logged_in or has_own_users) or is_impersonated(request, config):
         return None
     try:
-        visitor = config.visitor(user, request)
+        visitor: Visitor | None = call_setting(
+            "VISITOR",
+            config.visitor,
+            user,
+            request,
+            returns=(Visitor, NoneType),
+            may_raise=(InvalidVisitorError,),
+        )
     except InvalidVisitorError as error:
         key = getattr(user, "pk", None)
         if not isinstance(key, (int, uuid.UUID)):
             key = "(with a text key)"  # It may be the address, or break the log line.
         log_throttled(logger, logging.INFO, "User %s is not identified: %s", key, error)
         return None
-    if visitor is not None and not isinstance(visitor, Visitor):
-        raise TypeError(f"HUBSPOT_IDENTIFY['VISITOR'] returned a {type(visitor).__name__}, not a Visitor or None.")
-    return visitor if visitor is not None and is_verified(user, visitor, config) else None
+    if visitor is None or not call_setting("EMAIL_VERIFIED", is_verified, user, visitor, config):
+        return None
+    return visitor
 
 
 def is_enabled(request: HttpRequest, config: Config) -> bool:
     """Return whether the chat is enabled for a request, according to ``ENABLED``."""
-    return config.enabled if isinstance(config.enabled, bool) else _as_bool("ENABLED", config.enabled(request))
-
-
-def _as_bool(key: str, result: object) -> bool:
-    """Return the result of a callable in the settings as a bool. An awaitable is an error: it would count as true."""
-    if inspect.isawaitable(result):
-        if inspect.iscoroutine(result):
-            result.close()  # prevents Python's warning about a coroutine that is never awaited
-        raise setting_error(key, "must not return an awaitable")
-    return bool(result)
+    if isinstance(config.enabled, bool):
+        return config.enabled
+    enabled: bool = call_setting("ENABLED", config.enabled, request)
+    return enabled
 
 
 def is_impersonated(request: HttpRequest, config: Config) -> bool:
@@ -79,13 +83,14 @@ def is_impersonated(request: HttpRequest, config: Config) -> bool:
     session = getattr(request, "session", None)
     if session is not None and any(session[key] not in (None, []) for key in keys & session.keys()):
         return True
-    return config.impersonated is not None and _as_bool("IMPERSONATED", config.impersonated(request))
+    return config.impersonated is not None and call_setting("IMPERSONATED", config.impersonated, request)
 
 
 def is_verified(user: Any, visitor: Visitor, config: Config) -> bool:
     """Return whether the address is verified, according to ``EMAIL_VERIFIED`` or django-allauth."""
     if callable(config.email_verified):
-        return _as_bool("EMAIL_VERIFIED", config.email_verified(user, visitor.email))
+        verified: bool = checked("EMAIL_VERIFIED", config.email_verified(user, visitor.email))
+        return verified
     if config.email_verified is None:  # allowed only if django-allauth is installed
         return _is_verified_by_allauth(user, visitor)
     return config.email_verified

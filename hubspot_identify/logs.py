@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 
 from django.conf import settings
 
@@ -21,21 +22,26 @@ def log_throttled(
     *args: object,
     reason: str = "",
     every: float = MINUTE,
-    exc_info: BaseException | None = None,
 ) -> None:
     """Log a line, unless this process logged it for the same reason less than ``every`` seconds ago."""
     now = time.monotonic()
     key = (logger.name, message, reason)
     if now - _last_logged.get(key, -every) >= every:
         _last_logged[key] = now
-        logger.log(level, message, *args, exc_info=exc_info)
+        logger.log(level, message, *args)
+
+
+def location_of(error: BaseException) -> str:
+    """Return where an exception was raised, without its text and without variables, which may contain anything."""
+    return "".join(traceback.format_tb(error.__traceback__))
 
 
 def raise_or_log(logger: logging.Logger, error: Exception, misconfigured: str, unexpected: str) -> None:
     """Raise an exception under ``DEBUG``. Otherwise log it: wrong settings once in a process, others once a minute.
 
-    Others have their traceback. All unknown accounts count as one reason, and all unexpected exceptions of one type,
-    because names and texts may depend on what the client sent, and no client may fill log and memory with them.
+    Others are logged with their location and without their text, which may contain personal data. All unknown accounts
+    count as one reason, and all unexpected exceptions of one type. Names may depend on what the client sent, and no
+    client may fill log and memory with them.
 
     Args:
         logger: of the module that caught the exception.
@@ -49,7 +55,8 @@ def raise_or_log(logger: logging.Logger, error: Exception, misconfigured: str, u
         reason = "account" if isinstance(error, UnknownAccountError) else str(error)
         log_throttled(logger, logging.ERROR, misconfigured, error, reason=reason, every=float("inf"))
     else:
-        log_throttled(logger, logging.ERROR, unexpected, reason=type(error).__name__, exc_info=error)
+        name = type(error).__name__
+        log_throttled(logger, logging.ERROR, f"{unexpected} %s\n%s", name, location_of(error), reason=name)
 
 
 def reset_log_throttle() -> None:

@@ -9,6 +9,7 @@ from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
 from django.views.decorators.csrf import csrf_exempt
 
+from ._callables import CallableError
 from ._compat import keep_out_of_logs
 from ._tokens.account import account_for
 from .exceptions import UnknownAccountError
@@ -51,8 +52,9 @@ def _respond(request: HttpRequest, name: str | None) -> HttpResponse:
         return HttpResponse("Only for scripts of this site.", status=403, content_type="text/plain")
     try:
         identification = _identify(request, name)
-    except Exception as error:  # noqa: BLE001 - the site's callables raise anything
-        _raise_or_log(error)
+    except Exception as error:  # noqa: BLE001 - sessions and users raise anything
+        if not isinstance(error, CallableError):
+            _raise_or_log(error)
         return JsonResponse(ANONYMOUS.as_dict(), status=503)
     if identification.pending:
         return JsonResponse(identification.as_dict(), status=202, headers={"Retry-After": str(RETRY_AFTER)})

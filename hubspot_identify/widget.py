@@ -7,25 +7,27 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
-from django.contrib.staticfiles.storage import ManifestStaticFilesStorage, StaticFilesStorage
-from django.core.files.storage import storages
+from django.contrib.staticfiles.storage import HashedFilesMixin, ManifestStaticFilesStorage, StaticFilesStorage
+from django.core.files.storage import Storage, storages
 from django.templatetags.static import static
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 
 from . import delivery
+from ._callables import CallableError
 from ._compat import django_request, page_nonce
 from ._tokens.account import Account, account_for, requires_request
 from .eligibility import is_enabled
 from .exceptions import ConfigurationError
-from .identification import Identification, identify_account
-from .logs import raise_or_log
-from .middleware import mark_identified
+from .identification import ANONYMOUS, Identification, identify_account
+from .logs import log_throttled, raise_or_log
+from .middleware import mark_identified, mark_private
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -61,6 +63,8 @@ def render_script(
         raise TypeError(f"identity must be the result of services.identify(), not {type(identity).__name__}.")
     try:
         return _render(django_request(request), nonce, account, identity)
+    except CallableError:
+        return NOTHING
     except Exception as error:  # noqa: BLE001 - the page must not fail because of its chat
         raise_or_log(logger, error, "The page has no chat: %s", "The script element cannot be rendered.")
         return NOTHING
@@ -75,6 +79,8 @@ def none_if_empty(argument: Any) -> Any:
 def _render(
     request: HttpRequest | None, nonce: object, name: str | None, identification: Identification | None
 ) -> SafeString:
+    if settings.DEBUG:
+        delivery.refuse_compressor()
     if request is None and name is None and requires_request():
         return NOTHING
     account = account_for(request, name)
@@ -87,6 +93,7 @@ def _render(
     constant, inline = _constant_part(account, src, *delivery.url_context())
     if request is not None and callable(config.enabled):
         # A cache must not serve one visitor's decision to others.
+        mark_private(request)
         may_load = delivery.may_depend_on_visitor(request) and is_enabled(request, config)
         if not may_load:
             return SafeString(f"{_format(src, {'load-on': 'never'})}{nonce_attribute}></script>")
@@ -94,7 +101,10 @@ def _render(
     if not (inline and may_have_visitor and delivery.may_contain_identity(request)):
         identification = None
     elif identification is None and request is not None and not delivery.in_event_loop():
-        identification = identify_account(request, account, config.page_wait)
+        try:
+            identification = identify_account(request, account, config.page_wait)
+        except CallableError:
+            identification = ANONYMOUS
     if request is not None and identification is not None and identification.subject is not None:
         mark_identified(request)
     return SafeString(f"{constant}{nonce_attribute}{_identity_attributes(identification)}></script>")
@@ -102,16 +112,41 @@ def _render(
 
 def script_url() -> str:
     """Return the URL of the script. Django's own storages return constant URLs, while others may sign each URL."""
-    storage = storages["staticfiles"] if "staticfiles" in storages.backends else None
+    storage = _static_storage()
     if type(storage) in (StaticFilesStorage, ManifestStaticFilesStorage):
         return _constant_script_url(storage, settings.DEBUG)
-    return static(SCRIPT)
+    return static_url(SCRIPT)
+
+
+def _static_storage() -> Storage | None:
+    return storages["staticfiles"] if "staticfiles" in storages.backends else None
 
 
 @lru_cache(maxsize=16)
 def _constant_script_url(_storage: object, _debug: object) -> str:
     """Call ``static()``, which takes longer than the rest of the tag. The result depends only on the arguments."""
-    return static(SCRIPT)
+    return static_url(SCRIPT)
+
+
+def static_url(name: str) -> str:
+    """Return the URL of a static file. In production it has no hash if the storage's manifest lacks the file."""
+    try:
+        return static(name)
+    except ValueError:
+        storage = _static_storage()
+        if settings.DEBUG or not isinstance(storage, HashedFilesMixin):
+            raise
+        log_throttled(
+            logger,
+            logging.ERROR,
+            "STORAGES['staticfiles'] has no hashed name of %s, so its plain URL is used. Run manage.py collectstatic "
+            "after each update of hubspot_identify, and restart the server.",
+            name,
+            reason=name,
+            every=math.inf,
+        )
+        url: str = super(HashedFilesMixin, storage).url(name)
+        return url
 
 
 @lru_cache(maxsize=64)
@@ -122,9 +157,12 @@ def _constant_part(account: Account, src: str, *_url_context: object) -> tuple[S
     """
     config = account.config
     endpoint = delivery.endpoint_url(config)
-    inline = delivery.is_inline(config, endpoint)
+    inline = delivery.is_inline(config)
     has_launcher = config.load_on == "interaction"
-    if endpoint is None and (has_launcher or not inline):
+    if endpoint is None and delivery.is_routed(config):
+        if not inline:
+            delivery.log_missing_endpoint()
+    elif endpoint is None and (has_launcher or not inline):
         raise ConfigurationError(
             "LOAD_ON" if has_launcher else "DELIVERY",
             "The chat requires the app's URLs, which the URLconf does not include.",
@@ -143,7 +181,7 @@ def _constant_part(account: Account, src: str, *_url_context: object) -> tuple[S
             "loading": gettext("The chat is loading…"),
             "unavailable": gettext("The chat is not available right now."),
         }
-        data["launcher"] = static("hubspot_identify/launcher.js")
+        data["launcher"] = static_url("hubspot_identify/launcher.js")
         data["labels"] = json.dumps(labels, ensure_ascii=False)
     return _format(src, data, defer=config.loader is not None), inline
 

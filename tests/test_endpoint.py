@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,10 +16,12 @@ from django.test import AsyncClient, Client
 from pytest_django import Settings
 from support.app_settings import configure
 from support.pages import ada, grace, keep_token, subject_for
+from support.server import TokenServer
+from support.workers import wait_for_workers
 
+from hubspot_identify._tokens import workers
 from hubspot_identify._tokens.entries import EXPIRE_AFTER
 from hubspot_identify.exceptions import ConfigurationError, UnknownAccountError
-from hubspot_identify.testing import FakeHubSpot, fake_hubspot
 
 pytestmark = pytest.mark.django_db
 
@@ -126,9 +128,10 @@ def test_cached_token_is_not_sent_if_the_settings_exclude_the_user(
 
 
 @pytest.fixture
-def hubspot() -> Iterator[FakeHubSpot]:
-    with fake_hubspot(TIMEOUT=30) as hubspot:
-        yield hubspot
+def hubspot(hubspot: TokenServer, settings: Settings) -> TokenServer:
+    """The token server. A fetch that it holds does not end during the test."""
+    configure(settings, TIMEOUT=30)
+    return hubspot
 
 
 def assert_no_identity(response: HttpResponse, subject: str, *, pending: bool) -> None:
@@ -141,49 +144,52 @@ def assert_no_identity(response: HttpResponse, subject: str, *, pending: bool) -
     assert response.headers["Cache-Control"] == "private, no-store"
 
 
-def test_identity_is_pending_until_the_token_is_fetched(fetch: Fetch, client: Client, hubspot: FakeHubSpot) -> None:
+def test_identity_is_pending_until_the_token_is_fetched(fetch: Fetch, client: Client, hubspot: TokenServer) -> None:
     """However long the fetch takes, the endpoint responds at once. Then it sends the token."""
     subject = subject_for(log_in(client, ada()))
-    hubspot.hold()
+    hubspot.set_scenario("held")
     assert_no_identity(fetch(), subject, pending=True)
     assert_no_identity(fetch(), subject, pending=True)
     hubspot.release()
-    hubspot.settle()
-    assert content_of(fetch())["identity"]["token"] in hubspot.tokens
+    wait_for_workers()
+    assert content_of(fetch())["identity"]["token"] in hubspot.emails_by_token()
     assert hubspot.calls == 1
 
 
-def test_identity_is_pending_while_all_workers_are_busy(fetch: Fetch, client: Client, hubspot: FakeHubSpot) -> None:
+def test_identity_is_pending_while_all_workers_are_busy(
+    fetch: Fetch, client: Client, hubspot: TokenServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A visitor for whom no worker is free may try again."""
-    hubspot.hold()
+    monkeypatch.setattr(workers, "SLOTS", 2)
+    hubspot.set_scenario("held")
     for user in (ada(), grace(), User(pk=3, username="mary", email="mary@example.com")):
         subject = subject_for(log_in(client, user))
         assert_no_identity(fetch(), subject, pending=True)
     hubspot.release()
-    hubspot.settle()
+    wait_for_workers()
     assert hubspot.calls == 2
 
 
 def test_identity_is_not_pending_while_the_circuit_breaker_is_open(
-    fetch: Fetch, client: Client, hubspot: FakeHubSpot
+    fetch: Fetch, client: Client, hubspot: TokenServer
 ) -> None:
     """A rejected key opens it for all visitors."""
-    hubspot.fail(401)
+    hubspot.reject_key()
     subject = subject_for(log_in(client, ada()))
     assert_no_identity(fetch(), subject, pending=True)
-    hubspot.settle()
+    wait_for_workers()
     assert_no_identity(fetch(), subject, pending=False)
     subject = subject_for(log_in(client, grace()))
     assert_no_identity(fetch(), subject, pending=False)
     assert hubspot.calls == 1
 
 
-def test_identity_of_a_refused_visitor_is_not_pending(fetch: Fetch, client: Client, hubspot: FakeHubSpot) -> None:
+def test_identity_of_a_refused_visitor_is_not_pending(fetch: Fetch, client: Client, hubspot: TokenServer) -> None:
     """HubSpot has refused one visitor's data. The identities of other visitors are still pending."""
     subject = subject_for(log_in(client, ada()))
-    hubspot.fail(400)
+    hubspot.answer(400)
     assert_no_identity(fetch(), subject, pending=True)
-    hubspot.settle()
+    wait_for_workers()
     assert_no_identity(fetch(), subject, pending=False)
     subject = subject_for(log_in(client, grace()))
     assert_no_identity(fetch(), subject, pending=True)

@@ -165,17 +165,6 @@ def test_exception_of_the_sites_callable_is_raised_with_debug(settings: Settings
         Client().get(url, headers={**SCRIPT_HEADERS, "X-Tenant": "of the test"})
 
 
-def test_exception_of_the_sites_callable_is_logged_with_its_traceback(
-    settings: Settings, caplog: pytest.LogCaptureFixture
-) -> None:
-    """In production the log shows where the exception comes from."""
-    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "ENABLED": fails}
-    Client().get(URL, headers={**SCRIPT_HEADERS, "X-Tenant": "name"})
-    (record,) = [record for record in caplog.records if record.name.startswith("hubspot_identify")]
-    assert record.exc_info
-    assert isinstance(record.exc_info[1], LookupError)
-
-
 @pytest.mark.parametrize("send", ["wsgi", "asgi"], indirect=True)
 def test_django_does_not_log_a_response_that_is_kept_out_of_its_logs(
     records: list[logging.LogRecord], send: Send

@@ -17,7 +17,7 @@ from django.contrib.auth.models import User
 from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 from django.http import HttpRequest, HttpResponse
-from django.template import Context, Engine, Library
+from django.template import Context, Engine, Library, TemplateSyntaxError
 from django.template.base import Node, NodeList, Parser, Token
 from django.templatetags.cache import CacheNode, do_cache
 from django.utils.functional import cached_property
@@ -407,6 +407,46 @@ def test_consent_counts_as_withheld_inside_a_fragment_cache(
     assert withheld["data-load-on"] == "never"
     assert [script_attributes(render(request_by(user()))) for user in visitors] == [withheld] * 2
     assert logged(caplog) == ONE_ERROR
+
+
+# Compressors, which remove the attributes of the element
+
+
+class CompressorExtension(FragmentCacheExtension):
+    """Has the name of the extension of django-compressor."""
+
+    tags = {"compress"}  # noqa: RUF012 - as Jinja declares it
+
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endcompress",), drop_needle=True)
+        return jinja2.nodes.CallBlock(self.call_method("_render"), [], [], body).set_lineno(line)
+
+
+def compressed_in_jinja(request: HttpRequest, **context: Any) -> str:
+    environment = jinja2.Environment(extensions=[EXTENSION, CompressorExtension], autoescape=True)
+    return environment.from_string(f"{{% compress %}}{CALL}{{% endcompress %}}").render(request=request, **context)
+
+
+@pytest.mark.parametrize("delivery", ["deferred", "inline"])
+@pytest.mark.parametrize("page", [ENCLOSED["compress"], compressed_in_jinja])
+def test_tag_inside_a_compressor_raises_with_debug(
+    configure: Configure, settings: Settings, page: Render, delivery: str
+) -> None:
+    """If only rendering can show it, the developer sees the error on the first page."""
+    configure(DELIVERY=delivery)
+    settings.DEBUG = True
+    with pytest.raises(TemplateSyntaxError, match=r"compress|Compressor"):
+        page(request_by(ada()))
+
+
+def test_deferred_page_is_rendered_inside_a_fragment_cache_with_debug(
+    render: Render, configure: Configure, settings: Settings
+) -> None:
+    """A cache does not remove the attributes."""
+    configure(DELIVERY="deferred")
+    settings.DEBUG = True
+    assert script_attributes(render(request_by(ada()))) == script_attributes(render_django(request_by()))
 
 
 # Code that is not a fragment cache

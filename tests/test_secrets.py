@@ -298,6 +298,7 @@ def test_stack_frames_contain_no_secret_if_a_callable_of_the_site_raises(setting
     }
     request = RequestFactory().get("/")
     request.user = User(pk=1, username="ada", email=EMAIL, first_name=NAMES[0], last_name=NAMES[1])
+    settings.DEBUG = True  # otherwise, only the location is logged
     with pytest.raises(RuntimeError) as caught:
         services.identify(request)
     frames = [frame for frame, _ in traceback.walk_tb(caught.tb) if "/hubspot_identify/" in frame.f_code.co_filename]

@@ -9,6 +9,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,17 @@ import pytest
 import time_machine
 from django.conf.urls.i18n import i18n_patterns
 from django.contrib.auth.models import AnonymousUser
-from django.contrib.staticfiles.storage import ManifestStaticFilesStorage, StaticFilesStorage
+from django.contrib.staticfiles import urls as staticfiles_urls
+from django.contrib.staticfiles.storage import ManifestFilesMixin, ManifestStaticFilesStorage, StaticFilesStorage
 from django.core.cache import caches
+from django.core.files.storage import Storage
 from django.http import HttpRequest
 from django.template import Context, Engine, Library, Template, TemplateSyntaxError
 from django.templatetags.cache import do_cache
 from django.test import override_settings
 from django.urls import include, path, set_script_prefix, set_urlconf
 from django.utils.translation import override
+from django.views.generic import RedirectView
 from pytest_django import Settings
 from support.pages import (
     ENGINES,
@@ -52,6 +56,8 @@ DEFERRED = (
     f'{SRC} defer data-endpoint="/hubspot/identity/" {LOADER} data-load-on="page" data-widget="{WIDGET}"></script>'
 )
 UNROUTED = ()  # a URLconf without the app's URLs
+OTHER_HOST = "django.contrib.auth.urls"  # a URLconf without them, for one of several hosts
+WITHOUT_ENDPOINT = DEFERRED.replace(' data-endpoint="/hubspot/identity/"', "")
 NOW = 1_800_000_000
 
 
@@ -182,6 +188,77 @@ def test_unrouted_urls_make_delivery_inline(settings: Settings) -> None:
     attributes = script_attributes(render_django(request_by(ada())))
     assert json.loads(attributes.pop("data-identity"))["token"] == "token-of-ada"
     assert list(attributes) == ["src", "defer", "data-loader", "data-load-on", "data-widget", "data-subject"]
+
+
+@contextmanager
+def urlconf_of_the_host(urlconf: Any) -> Iterator[None]:
+    """Use a URLconf as Django does if middleware sets ``request.urlconf``, as for one of several hosts."""
+    set_urlconf(urlconf)
+    try:
+        yield
+    finally:
+        set_urlconf(None)
+
+
+@pytest.mark.parametrize("debug", [True, False])
+@pytest.mark.parametrize("values", [{}, {"DELIVERY": "deferred"}])
+def test_host_without_the_apps_urls_has_an_unidentified_chat(
+    render: Render,
+    configure: Configure,
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+    values: dict[str, object],
+    debug: bool,
+) -> None:
+    """The page has no identity, whatever the view passes, and may be cached. One ERROR names the URLconf."""
+    settings.DEBUG = debug
+    configure(**values)
+    keep_token(ada())
+    found = identify(request_by(ada()))
+    request = request_with(Untouchable(), _cache_update_cache=True)
+    with urlconf_of_the_host(OTHER_HOST):
+        assert [render(request), render(request, identity=found), render(None)] == [WITHOUT_ENDPOINT] * 3
+    assert request._cache_update_cache is True
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("hubspot_identify.delivery", logging.ERROR)
+    assert OTHER_HOST in record.getMessage()
+    assert 'path("hubspot/", include("hubspot_identify.urls"))' in record.getMessage()
+
+
+def test_launcher_works_on_a_host_without_the_apps_urls(configure: Configure) -> None:
+    """The button opens an unidentified chat."""
+    configure(LOAD_ON="interaction")
+    complete = script_attributes(render_django(request_by()))
+    with urlconf_of_the_host(OTHER_HOST):
+        attributes = script_attributes(render_django(request_by()))
+    assert complete == {**attributes, "data-endpoint": "/hubspot/identity/"}
+
+
+def test_each_urlconf_without_the_apps_urls_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A URLconf may be given by its name, as a module, or as a list of patterns."""
+    for urlconf in (OTHER_HOST, staticfiles_urls, (path("", RedirectView.as_view()),)):
+        for _ in range(2):
+            with urlconf_of_the_host(urlconf):
+                assert render_django(request_by()) == WITHOUT_ENDPOINT
+    names = (OTHER_HOST, "django.contrib.staticfiles.urls", "URLconf of the request")
+    assert [name in record.getMessage() for name, record in zip(names, caplog.records, strict=True)] == [True] * 3
+
+
+def test_delivery_is_the_same_for_every_host(
+    configure: Configure, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Inline delivery applies to all hosts, whether ``DELIVERY`` or ``ROOT_URLCONF`` is the reason for it."""
+    keep_token(ada())
+    configure(DELIVERY="inline")
+    with urlconf_of_the_host(OTHER_HOST):
+        assert "token-of-ada" in render_django(request_by(ada()))
+    configure(DELIVERY=None)
+    settings.ROOT_URLCONF = UNROUTED
+    with urlconf_of_the_host("urls"):
+        attributes = script_attributes(render_django(request_by(ada())))
+    assert "token-of-ada" in attributes["data-identity"]
+    assert attributes["data-endpoint"] == "/hubspot/identity/"
+    assert caplog.records == []
 
 
 def test_inline_page_has_only_its_own_users_identity(render: Render, configure: Configure) -> None:
@@ -523,11 +600,8 @@ def test_endpoint_follows_the_urlconf(settings: Settings) -> None:
     """The endpoint is where the URLconf of the request has it, or else that of the settings."""
     other: Any = (path("chat/", include("hubspot_identify.urls")),)
     assert endpoint() == "/hubspot/identity/"
-    set_urlconf(other)
-    try:
+    with urlconf_of_the_host(other):
         assert endpoint() == "/chat/identity/"
-    finally:
-        set_urlconf(None)
     settings.ROOT_URLCONF = other
     assert endpoint() == "/chat/identity/"
 
@@ -566,8 +640,8 @@ def src() -> str:
     return script_attributes(render_django(request_by()))["src"]
 
 
-def storage(kind: type[StaticFilesStorage]) -> dict[str, Any]:
-    return {"staticfiles": {"BACKEND": f"{kind.__module__}.{kind.__qualname__}"}}
+def storage(kind: type[Storage], **options: object) -> dict[str, Any]:
+    return {"staticfiles": {"BACKEND": f"{kind.__module__}.{kind.__qualname__}", "OPTIONS": options}}
 
 
 def test_script_follows_the_static_url(settings: Settings) -> None:
@@ -586,6 +660,71 @@ def test_script_has_the_hashed_name_of_a_manifest(settings: Settings, tmp_path: 
     assert src() == "/static/hubspot_identify/identify.0123.js"
     settings.DEBUG = True
     assert src() == "/static/hubspot_identify/identify.js"
+
+
+class AlwaysHashing(ManifestStaticFilesStorage):
+    """A storage that uses the manifest with ``DEBUG`` as well."""
+
+    def url(self, name: str | None, force: bool = False) -> str:
+        return super().url(str(name), force=True)
+
+
+class Lenient(ManifestStaticFilesStorage):
+    """A storage that looks for files that are missing from the manifest."""
+
+    manifest_strict = False
+
+
+class Remote(Storage):
+    """A storage that has no files on this machine."""
+
+    def __init__(self, location: str, base_url: str) -> None:
+        self.base_url = base_url
+
+    def url(self, name: str | None) -> str:
+        return f"{self.base_url}{name}?signature=1"
+
+
+class RemoteManifest(ManifestFilesMixin, Remote):  # type: ignore[misc]
+    """The same with an empty manifest."""
+
+    def read_manifest(self) -> str:
+        return '{"paths": {}, "version": "1.1"}'
+
+
+@pytest.mark.parametrize(
+    ("kind", "query"),
+    [(ManifestStaticFilesStorage, ""), (AlwaysHashing, ""), (Lenient, ""), (RemoteManifest, "?signature=1")],
+)
+def test_missing_manifest_entry_is_logged_once_for_each_file(
+    settings: Settings, configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: Any, query: str
+) -> None:
+    """In production the page has the plain URL. The message says what to run."""
+    settings.STORAGES = storage(kind, location=str(tmp_path), base_url="/files/")
+    configure(LOAD_ON="interaction")
+    for _ in range(3):
+        attributes = script_attributes(render_django(request_by()))
+        assert attributes["src"] == f"/files/hubspot_identify/identify.js{query}"
+        assert attributes["data-launcher"] == f"/files/hubspot_identify/launcher.js{query}"
+    messages = [(record.levelno, record.getMessage()) for record in caplog.records]
+    assert [(level, "collectstatic" in message) for level, message in messages] == [(logging.ERROR, True)] * 2
+    assert ["identify.js" in message for _, message in messages] == [True, False]
+
+
+def test_missing_manifest_entry_raises_with_debug(settings: Settings, tmp_path: Path) -> None:
+    """The exception is that of the storage."""
+    settings.STORAGES = storage(AlwaysHashing, location=str(tmp_path))
+    settings.DEBUG = True
+    with pytest.raises(ValueError, match=r"hubspot_identify/identify\.js"):
+        src()
+
+
+def test_other_error_of_the_storage_means_no_chat(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    """If a storage cannot make any URL, the page is rendered without the chat, and the error is logged."""
+    settings.STORAGES = storage(StaticFilesStorage)
+    settings.STATIC_URL = None
+    assert render_django(request_by()) == ""
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 
 def test_signed_script_url_is_created_for_each_page(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,20 +1,33 @@
-"""Sites whose cache keys depend on the thread, as with django-tenants: workers store tokens for the right tenant."""
+"""Sites with tenants, as with django-tenants: cache keys that depend on the thread, and a URLconf for each host.
+
+Workers store tokens for the right tenant.
+"""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 from django.db import connections
+from django.http import HttpRequest, HttpResponse
+from django.test import Client
+from django.urls import include, path
+from django.utils.deprecation import MiddlewareMixin
 from pytest_django import Settings
+from support.app_settings import configure
 from support.caches import CacheBackend
 from support.clocks import GENEROUS_TIMEOUT, wait_until
+from support.logs import logged
+from support.pages import keep_token, render_django, script_attributes
 from support.server import TokenServer
 from support.workers import wait_for_workers
 
@@ -214,3 +227,65 @@ def test_entry_is_stored_for_the_tenant_if_the_back_end_makes_its_own_keys(
     assert [entry_of(name).token for name in TENANTS] == [token.value, None]
     assert caplog.records == []
     assert not get_account().store.is_down
+
+
+# A URLconf for each type of tenant
+
+
+def page(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(render_django(request))
+
+
+PAGE = path("page/", page)
+ROUTED = path("hubspot/", include("hubspot_identify.urls"))
+
+
+class TenantOfHost(MiddlewareMixin):
+    """Selects the tenant by the host, and its URLconf with the code of django-tenants."""
+
+    def process_request(self, request: HttpRequest) -> None:
+        from django_tenants.middleware.main import TenantMainMiddleware
+
+        request.tenant = SimpleNamespace(schema_name=request.get_host().partition(".")[0])  # type: ignore[attr-defined]
+        TenantMainMiddleware.setup_url_routing(request)
+
+
+@pytest.fixture
+def visit(settings: Settings, client: Client) -> Callable[[str, str], Any]:
+    """Get a path of a tenant's host as a user with a token. Pages of the public schema have a URLconf of their own."""
+    pytest.importorskip("django_tenants")
+    settings.ROOT_URLCONF = (PAGE, ROUTED)
+    settings.PUBLIC_SCHEMA_URLCONF = (PAGE,)
+    settings.MIDDLEWARE = [f"{__name__}.TenantOfHost", *settings.MIDDLEWARE]
+    user = User.objects.create_user("ada", ADA.email)
+    client.force_login(user)
+    keep_token(user, "token-of-ada")
+    headers = {"X-HubSpot-Identify": "1"}
+    return lambda tenant, path: client.get(path, SERVER_NAME=f"{tenant}.example.com", headers=headers)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("delivery", [None, "deferred"])
+def test_public_schema_without_the_apps_urls_has_an_unidentified_chat(
+    visit: Callable[[str, str], Any], settings: Settings, caplog: pytest.LogCaptureFixture, delivery: str | None
+) -> None:
+    """Its pages contain no identity. They say so in the log once, and the tenants' pages work as usual."""
+    configure(settings, DELIVERY=delivery)
+    endpoint = script_attributes(visit("acme", "/page/").content.decode())["data-endpoint"]
+    assert visit("acme", endpoint).json()["identity"]["token"] == "token-of-ada"
+    for _ in range(2):
+        content = visit("public", "/page/").content.decode()
+        assert list(script_attributes(content)) == ["src", "defer", "data-loader", "data-load-on", "data-widget"]
+    assert logged(caplog) == [("hubspot_identify.delivery", logging.ERROR)]
+
+
+@pytest.mark.django_db
+def test_public_schema_with_the_apps_urls_identifies_visitors(
+    visit: Callable[[str, str], Any], settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``PUBLIC_SCHEMA_URLCONF`` includes the URLs, maybe at another path."""
+    settings.PUBLIC_SCHEMA_URLCONF = (PAGE, path("chat/", include("hubspot_identify.urls")))
+    endpoint = script_attributes(visit("public", "/page/").content.decode())["data-endpoint"]
+    assert endpoint == "/chat/identity/"
+    assert visit("public", endpoint).json()["identity"]["token"] == "token-of-ada"
+    assert logged(caplog) == []

@@ -7,12 +7,14 @@ import operator
 import time
 from collections.abc import Callable
 from functools import cache, cached_property
+from types import NoneType
 from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from ..conf import Config, get_account_chooser, get_config, setting_error
+from .._callables import call_setting
+from ..conf import Config, get_account_chooser, get_config
 from .breaker import Breaker
 from .entries import EXPIRE_AFTER, PREFIX, Entry, KeyedDigest, decode_entry
 from .per_process import PerProcess
@@ -156,13 +158,13 @@ def get_account(name: str | None = None) -> Account:
 def account_for(request: HttpRequest | None, name: str | None = None) -> Account:
     """Return an account by name, or else the one that ``CHOOSE_ACCOUNT`` returns for the request.
 
-    Raises as :func:`get_account` does.
+    Raises:
+        CallableError: ``CHOOSE_ACCOUNT`` failed, so the right portal is unknown.
+        ConfigurationError: as :func:`get_account`.
     """
     accounts = _current()
     if name is None and request is not None and accounts.chooser is not None:
-        name = accounts.chooser(request)
-        if not (name is None or isinstance(name, str)):
-            raise setting_error("CHOOSE_ACCOUNT", f"must not return {type(name).__name__}")
+        name = call_setting("CHOOSE_ACCOUNT", accounts.chooser, request, returns=(str, NoneType))
     return accounts.get(name or "")
 
 
