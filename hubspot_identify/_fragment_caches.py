@@ -29,8 +29,8 @@ def stores_output(name: str) -> bool:
 def enclosing_cache() -> str | None:
     """Return the name of the innermost fragment cache around the caller, or ``None``.
 
-    Caches are recognised by the names of their tags, classes and modules; ``get_or_set()`` of Django's caches is one,
-    too. A cache in another thread or task is not on the stack.
+    Caches are recognised by the names of their tags, classes and modules. ``get_or_set()`` of Django's caches and
+    django CMS's placeholders are recognised as well. A cache in another thread or task is not on the stack.
     """
     for frame, _ in walk_stack(sys._getframe(1)):
         if _may_belong_to_cache(frame.f_code.co_qualname) and (name := _cache_of(frame)):
@@ -41,7 +41,7 @@ def enclosing_cache() -> str | None:
 @lru_cache(maxsize=4096)
 def _may_belong_to_cache(qualname: str) -> bool:
     """Return whether to look at a frame's local variables. Most frames are excluded, because that takes long."""
-    return qualname.endswith((".render_annotated", "get_or_set")) or stores_output(qualname)
+    return qualname.endswith((".render_annotated", "get_or_set", ".render_placeholder")) or stores_output(qualname)
 
 
 def _cache_of(frame: FrameType) -> str | None:
@@ -53,6 +53,8 @@ def _cache_of(frame: FrameType) -> str | None:
         if token is not None and token.token_type is TokenType.BLOCK:  # and not {{ page.cached_teaser }}
             return _cache_name(kind, token.contents.partition(" ")[0])
         return _cache_name(kind)
+    if frame.f_code.co_name == "render_placeholder":
+        return "a placeholder of django CMS" if frame.f_locals.get("use_cache") else None
     if isinstance(owner, BaseCache) and frame.f_code.co_name.endswith("get_or_set"):
         return "cache.get_or_set()"
     return _cache_name(kind) if _is_jinja_extension(kind) else None

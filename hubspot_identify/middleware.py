@@ -1,6 +1,7 @@
-"""Middleware that keeps pages with an inline identity out of every cache between the site and its visitor.
+"""Middleware that keeps pages that depend on their visitor out of every cache between the site and the visitor.
 
-Sites with deferred delivery do not need it, because their pages contain nothing personal.
+These are pages with an inline identity, and pages for which ``ENABLED`` is a callable. All other pages are the same for
+every visitor, so their sites do not need the middleware.
 """
 
 from __future__ import annotations
@@ -28,13 +29,21 @@ def mark_identified(request: HttpRequest) -> None:
     request._hubspot_identified = True  # type: ignore[attr-defined]
 
 
+def mark_private(request: HttpRequest) -> None:
+    """Record that the response to a request depends on its visitor, without containing an identity."""
+    request._hubspot_private = True  # type: ignore[attr-defined]
+
+
 def streams_without_identity(request: HttpRequest) -> bool:
     """Return whether the page is streamed with headers that were sent for a page without an identity."""
     return getattr(request, "_hubspot_streams_unidentified", False)
 
 
 class IdentifiedPageMiddleware(MiddlewareMixin):
-    """Sets ``Cache-Control: private, no-store`` on pages that contain an identity, whatever the view has set.
+    """Sets ``Cache-Control`` on pages that depend on their visitor, whatever the view has set.
+
+    Pages that contain an identity get ``private, no-store``. Pages whose chat depends on a callable ``ENABLED`` get
+    ``private, no-cache``: the visitor's browser may store them, but requests them again for each visit.
 
     Put it into ``MIDDLEWARE`` twice, first and last. As the first, it overrides the headers of all other middleware. As
     the last, it sets them before a cache among the middleware can store the page.
@@ -44,11 +53,13 @@ class IdentifiedPageMiddleware(MiddlewareMixin):
     """
 
     def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-        """Make the response private if it identifies its visitor. A second call changes nothing."""
-        if getattr(request, "_hubspot_identified", False):
+        """Make the response private if it depends on its visitor. A second call changes nothing."""
+        is_identified = getattr(request, "_hubspot_identified", False)
+        if is_identified or getattr(request, "_hubspot_private", False):
             for name in [name for name in response.headers if _CACHE_HEADERS.fullmatch(name)]:
                 del response.headers[name]
-            response.headers["Cache-Control"] = "private, no-store"
-        elif response.streaming:
+            is_stored = not is_identified and "no-store" not in response.headers.get("Cache-Control", "")
+            response.headers["Cache-Control"] = "private, no-cache" if is_stored else "private, no-store"
+        if response.streaming and not is_identified:
             request._hubspot_streams_unidentified = True  # type: ignore[attr-defined]
         return response

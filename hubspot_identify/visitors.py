@@ -144,11 +144,22 @@ def user_visitor(user: Any, request: HttpRequest | None = None) -> Visitor | Non
     """
     if getattr(user, "pk", None) is None:
         return None
-    email_field = getattr(user, "get_email_field_name", lambda: "email")()
-    email = getattr(user, email_field, None)
-    return Visitor(email, _name_of(user, "first_name"), _name_of(user, "last_name")) if email else None
+    email = getattr(user, user_email_field(user), None)
+    return Visitor(email, *_names_of(user)) if email else None
 
 
-def _name_of(user: Any, attribute: str) -> str:
-    name = getattr(user, attribute, "")
-    return name if isinstance(name, str) else ""  # None, a method or a list: the address still identifies the user
+def user_email_field(user: Any) -> str:
+    """Return the name of the field with the address of a user or a user model, whether or not it exists."""
+    return getattr(user, "get_email_field_name", lambda: "email")() or "email"
+
+
+def _names_of(user: Any) -> tuple[str, str]:
+    first, last = _text_of(user, "first_name"), _text_of(user, "last_name")
+    if first is None and last is None:  # many models have one field for the whole name
+        first, _, last = (_text_of(user, "name") or "").strip().partition(" ")
+    return first or "", last or ""
+
+
+def _text_of(user: Any, attribute: str) -> str | None:
+    value = getattr(user, attribute, None)
+    return value if isinstance(value, str) else None  # None, a method or a list: the address still identifies the user

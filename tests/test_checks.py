@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import types
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 from django.core.cache.backends.base import BaseCache
 from django.core.checks import ERROR, CheckMessage, run_checks
@@ -17,12 +19,15 @@ from django.db import connection
 from django.http import HttpResponse
 from django.urls import clear_script_prefix, include, path, re_path, set_script_prefix
 from pytest_django import Settings
+from support.manual import code_blocks
+from support.pages import EXTENSION
 from support.site import urlconf
 
 from hubspot_identify.checks.deployment import check_deployment
 from hubspot_identify.checks.settings import TAG, check_settings
 from hubspot_identify.conf import get_config
 from hubspot_identify.exceptions import ConfigurationError
+from hubspot_identify.jinja2 import hubspot_identify
 
 KEY = "pat-na1-secret-of-the-site"
 GOOD: dict[str, Any] = {
@@ -37,6 +42,7 @@ SHARED = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": 
 WITH_TIMEOUT = {**SHARED, "OPTIONS": {"socket_timeout": 0.5}}
 IDENTIFIED_PAGE = "hubspot_identify.middleware.IdentifiedPageMiddleware"
 SECURITY = "django.middleware.security.SecurityMiddleware"
+INSTALLED = ("django.contrib.auth", "django.contrib.staticfiles")
 UPDATE_CACHE = "django.middleware.cache.UpdateCacheMiddleware"
 
 
@@ -275,12 +281,103 @@ def test_email_verified_false_is_a_warning(settings: Settings, monkeypatch: pyte
     assert ("(user, email)" in alone.hint, "(user, email)" in with_allauth.hint) == (True, False)
 
 
+@pytest.mark.parametrize("value", [None, False])
+def test_hint_about_email_verified_leads_to_both_recipes(settings: Settings, value: object) -> None:
+    """A site that verifies no addresses finds out how to begin, whether the setting is missing or ``False``."""
+    settings.HUBSPOT_IDENTIFY = {**GOOD, "EMAIL_VERIFIED": value}
+    (message,) = check_settings()
+    assert {"docs/visitors.rst", "django.core.signing", "django-allauth"} <= {
+        *re.findall(r"[\w./-]+\w", str(message.hint))
+    }
+
+
 def test_email_verified_true_is_a_warning_with_allauth(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """It ignores django-allauth's record of verified addresses. A callable does not cause the warning."""
     monkeypatch.setattr("hubspot_identify.checks.settings.apps.is_installed", lambda name: True)
     assert ids(check_settings()) == ["W012"]
     settings.HUBSPOT_IDENTIFY = {**GOOD, "EMAIL_VERIFIED": lambda user, email: True}
     assert check_settings() == []
+
+
+CMS, WAGTAIL = {"cms"}, {"wagtailcache"}
+
+
+@pytest.mark.parametrize(
+    ("installed", "values", "expected"),
+    [
+        (CMS, {}, ["W015"]),
+        (CMS, {"CMS_PAGE_CACHE": True}, ["W015"]),
+        (CMS, {"CMS_PAGE_CACHE": False}, []),
+        (CMS, {"MIDDLEWARE": [IDENTIFIED_PAGE]}, ["W015"]),
+        (WAGTAIL, {}, ["W015"]),
+        (WAGTAIL, {"MIDDLEWARE": []}, ["W015"]),
+        (WAGTAIL, {"MIDDLEWARE": [IDENTIFIED_PAGE, SECURITY]}, ["W015"]),
+        (WAGTAIL, {"MIDDLEWARE": (SECURITY, IDENTIFIED_PAGE)}, []),
+        (WAGTAIL, {"WAGTAIL_CACHE": False}, []),
+        (set(), {}, []),
+    ],
+)
+def test_page_cache_that_would_serve_the_decision_of_another_visitor_is_a_warning(
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    installed: set[str],
+    values: dict[str, Any],
+    expected: list[str],
+) -> None:
+    """django CMS's cache obeys no header, and wagtail-cache obeys that of the app's middleware inside of its own."""
+    monkeypatch.setattr("hubspot_identify.checks.settings.apps.is_installed", {*INSTALLED, *installed}.__contains__)
+    for name, value in values.items():
+        setattr(settings, name, value)
+    assert check_settings() == []
+    settings.HUBSPOT_IDENTIFY = {**GOOD, "ENABLED": lambda request: True}
+    messages = check_settings()
+    assert ids(messages) == expected
+    assert all("docs/consent.rst" in str(message.hint) for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("model", "extra", "expected"),
+    [
+        ("auth.User", {}, []),
+        ("users.OtherField", {}, []),
+        ("users.NoEmail", {}, ["W016"]),
+        ("users.NoEmail", {"VISITOR": lambda user, request: None}, []),
+        ("users.NoEmail", {"ACCOUNTS": {"eu": {}}}, ["W016"]),
+        ("users.Missing", {}, []),
+    ],
+)
+def test_user_model_without_an_address_is_a_warning(
+    settings: Settings, model: str, extra: dict[str, Any], expected: list[str]
+) -> None:
+    """The default ``VISITOR`` would identify nobody. Django reports a model that does not exist."""
+    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "users"]
+    settings.AUTH_USER_MODEL = model
+    settings.HUBSPOT_IDENTIFY = {**GOOD, **extra}
+    assert ids(check_settings()) == expected
+    settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "django.contrib.auth"]
+    assert check_settings() == []
+
+
+def test_jinja_backend_without_the_function_is_reported(settings: Settings) -> None:
+    """Each backend is named. The function may come from the extension or from the environment of the site."""
+    jinja = {"BACKEND": "django.template.backends.jinja2.Jinja2"}
+    own = {**jinja, "NAME": "own", "OPTIONS": {"environment": f"{__name__}.environment_with_the_function"}}
+    settings.TEMPLATES = [
+        *settings.TEMPLATES,
+        {**jinja, "NAME": "pages", "OPTIONS": {"extensions": [EXTENSION]}},
+        {**jinja, "NAME": "letters"},
+        own,
+    ]
+    (message,) = check_settings()
+    assert ids([message]) == ["I002"]
+    assert "'letters'" in message.msg
+    assert EXTENSION in str(message.hint)
+
+
+def environment_with_the_function(**options: Any) -> jinja2.Environment:
+    environment = jinja2.Environment(**options)
+    environment.globals["hubspot_identify"] = hubspot_identify
+    return environment
 
 
 def test_missing_static_files_are_reported(settings: Settings) -> None:
@@ -325,7 +422,8 @@ DUMMY = _cache("dummy.DummyCache")
         ({**SHARED, "LOCATION": "redis://127.0.0.1:1/0?socket_timeout=1"}, []),
         ({**SHARED, "LOCATION": ["redis://127.0.0.1:1?socket_connect_timeout=1"]}, ["W008"]),
         (_cache("memcached.PyMemcacheCache", LOCATION="127.0.0.1:1", OPTIONS={"timeout": 1}), []),
-        ({**SHARED, "OPTIONS": {"behaviors": {"_receive_timeout": 1}}}, []),
+        ({**SHARED, "OPTIONS": {"behaviors": {"_poll_timeout": 500}}}, []),
+        ({**SHARED, "OPTIONS": {"behaviors": {"receive_timeout": 500_000}}}, ["W008"]),
         ({**SHARED, "OPTIONS": {"behaviors": {"dead_timeout": 60}}}, ["W008"]),
         ({"BACKEND": "nowhere.Cache"}, []),
     ],
@@ -352,10 +450,11 @@ def test_only_the_cache_of_the_app_is_checked(settings: Settings) -> None:
         (
             "django.core.cache.backends.memcached",
             "PyLibMCCache",
-            '{"behaviors": {"connect_timeout": 500, "receive_timeout": 500_000}}',
+            '{"behaviors": {"connect_timeout": 500, "_poll_timeout": 500}}',
         ),
         ("django.core.cache.backends.memcached", "PyMemcacheCache", '{"connect_timeout": 0.5, "timeout": 0.5}'),
         ("django_redis.cache", "RedisCache", '{"SOCKET_CONNECT_TIMEOUT": 0.5, "SOCKET_TIMEOUT": 0.5}'),
+        ("django_valkey.cache", "ValkeyCache", '{"SOCKET_CONNECT_TIMEOUT": 0.5, "SOCKET_TIMEOUT": 0.5}'),
         (
             "django.core.cache.backends.redis",
             "RedisCache",
@@ -372,7 +471,7 @@ def test_hint_for_a_cache_shows_the_timeout_options_of_its_library(
     monkeypatch.setattr("hubspot_identify.checks.deployment.caches", {"default": cache})
     (message,) = check_deployment()
     assert message.hint is not None
-    assert f'"OPTIONS": {options}' in message.hint
+    assert f'Add {options} to "OPTIONS"' in message.hint
     assert "CACHES['default']" in message.hint
 
 
@@ -442,16 +541,36 @@ def test_uwsgi_without_threads_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> 
         assert check_deployment() == []
 
 
-def test_disabled_chat_has_no_messages(settings: Settings) -> None:
-    """``ENABLED = False`` disables all checks, for the site or for one account."""
+def test_readme_settings_without_the_variables_are_reported(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If ``HUBSPOT_API_KEY`` is not set, these settings disable the chat. ``check --deploy`` says so, and succeeds."""
+    for name in ("HUBSPOT_API_KEY", "HUBSPOT_PORTAL_ID"):
+        monkeypatch.delenv(name, raising=False)
+    names: dict[str, Any] = {}
+    exec(next(block for block in code_blocks("README") if "HUBSPOT_PORTAL_ID" in block), names)
+    settings.HUBSPOT_IDENTIFY = names["HUBSPOT_IDENTIFY"]
+    output = StringIO()
+    call_command("check", tags=[TAG], stderr=output)
+    assert output.getvalue() == ""
+    call_command("check", tags=[TAG], deploy=True, stderr=output)
+    assert "(hubspot_identify.I001)" in output.getvalue()
+
+
+def test_disabled_chat_has_one_message_with_deploy(settings: Settings) -> None:
+    """``ENABLED = False`` disables all checks, for the site or for one account. ``--deploy`` reports the former."""
     settings.CACHES = {"default": DUMMY}
     settings.STATIC_URL = None
     settings.ROOT_URLCONF = urlconf()
     settings.HUBSPOT_IDENTIFY = {"ENABLED": False, "API_KEY": 1, "WIDGET": {"x": 1}, "NO_SUCH": 1}
-    assert check_settings() + check_deployment() == []
+    assert check_settings() == []
+    assert ids(check_deployment()) == ["I001"]
+    settings.HUBSPOT_IDENTIFY = None
+    assert check_deployment() == []
     off = {"ENABLED": False, "TIMEOUT": "x", "CACHE": "none"}
     settings.HUBSPOT_IDENTIFY = {"ENABLED": False, "ACCOUNTS": {"eu": off}}
-    assert check_settings() + check_deployment() == []
+    assert check_settings() == []
+    assert ids(check_deployment()) == ["I001"]
     settings.HUBSPOT_IDENTIFY = {**GOOD, "ACCOUNTS": {"eu": off}}
     settings.CACHES, settings.STATIC_URL, settings.ROOT_URLCONF = {"default": WITH_TIMEOUT}, "static/", "urls"
     assert check_settings() + check_deployment() == []

@@ -41,7 +41,7 @@ from hubspot_identify.checks import settings as checks
 from hubspot_identify.conf import KEYS, Config, build_config
 from hubspot_identify.visitors import Visitor
 
-DOTTED_PATH = r"[`\"](hubspot_identify(?!\.[EW]\d)(?:\.\w+)+)[`\"]"
+DOTTED_PATH = r"[`\"](hubspot_identify(?!\.[EIW]\d)(?:\.\w+)+)[`\"]"
 BUILT = ("changelog", "contributing", "index", "reference", "security")
 README = text_of("README")
 #: The pages of the manual, without those that only Sphinx can parse and those that only include other pages.
@@ -163,6 +163,13 @@ ALL_FAULTS: list[dict[str, Any]] = [
             re_path("", lambda request: HttpResponse()), path("", include("hubspot_identify.urls"))
         ),
     },
+    {"HUBSPOT_IDENTIFY": {"ENABLED": False}},
+    {
+        "AUTH_USER_MODEL": "users.NoEmail",
+        "HUBSPOT_IDENTIFY": {"API_KEY": "k", "EMAIL_VERIFIED": True, "ENABLED": lambda request: True},
+        "INSTALLED_APPS": [*django_settings.INSTALLED_APPS, "users"],
+        "TEMPLATES": [{"BACKEND": "django.template.backends.jinja2.Jinja2"}],
+    },
 ]
 
 
@@ -173,7 +180,7 @@ def test_table_of_checks_lists_every_check(settings: Settings, monkeypatch: pyte
     found: dict[bool, set[str]] = {False: set(), True: set()}
     for faults in ALL_FAULTS:
         with monkeypatch.context() as patch, override_settings(**faults):
-            installed = [*django_settings.INSTALLED_APPS, "allauth.account"]
+            installed = [*django_settings.INSTALLED_APPS, "allauth.account", "cms"]
             patch.setattr(apps, "is_installed", installed.__contains__)
             for deploy in found:
                 messages = run_checks(tags=[checks.TAG], include_deployment_checks=deploy)

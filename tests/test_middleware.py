@@ -102,6 +102,26 @@ def test_page_with_only_a_subject_is_private() -> None:
         assert dict(through_sync(request_by(ada())).headers) == PRIVATE
 
 
+@pytest.mark.parametrize("allowed", [True, False])
+def test_page_that_depends_on_a_callable_is_private(settings: Settings, through: Through, allowed: bool) -> None:
+    """If ``ENABLED`` is a callable, only the browser may store the page, and only what the view allows."""
+    keep_token(ada())
+    settings.HUBSPOT_IDENTIFY = {
+        **settings.HUBSPOT_IDENTIFY,
+        "DELIVERY": "deferred",
+        "ENABLED": lambda request: allowed,
+    }
+    revalidated = {**KEPT, "Cache-Control": "private, no-cache"}
+    assert dict(through(request_by(ada())).headers) == revalidated
+
+    def no_store(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(render_django(request), headers={**CACHEABLE, "Cache-Control": "no-store"})
+
+    assert dict(through(request_by(ada()), no_store).headers) == PRIVATE
+    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "DELIVERY": "inline"}
+    assert dict(through(request_by(ada())).headers) == (PRIVATE if allowed else revalidated)
+
+
 @pytest.mark.parametrize("delivery", ["inline", "deferred"])
 def test_page_without_identity_keeps_its_headers(settings: Settings, delivery: str) -> None:
     """An anonymous visitor's page, a deferred page and a page without the tag keep the headers of the view."""

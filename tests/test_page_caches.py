@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 from django.contrib.auth.models import AnonymousUser
+from django.core.cache import caches
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.template.response import TemplateResponse
@@ -19,7 +20,7 @@ from rest_framework.authentication import SessionAuthentication
 from rest_framework.renderers import TemplateHTMLRenderer
 from rest_framework.response import Response
 from rest_framework.views import APIView
-from support.pages import ada, grace, keep_token, script_attributes
+from support.pages import ada, grace, keep_token, render_django, request_by, script_attributes
 
 from hubspot_identify import delivery, services
 from hubspot_identify.checks.deployment import check_deployment
@@ -166,7 +167,7 @@ def test_inline_page_would_be_shared_without_the_flag_for_page_caches(
 
 
 class OtherPageCache:
-    """A page cache that ignores Django's flag and reads only the headers."""
+    """A page cache that ignores Django's flag and reads only the headers, such as that of wagtail-cache."""
 
     pages: ClassVar[dict[str, HttpResponse]] = {}
 
@@ -176,7 +177,7 @@ class OtherPageCache:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         if request.path not in self.pages:
             response = self.get_response(request)
-            if "no-store" in response.headers.get("Cache-Control", ""):
+            if "private" in response.headers.get("Cache-Control", ""):
                 return response
             self.pages[request.path] = response
         return self.pages[request.path]
@@ -219,3 +220,38 @@ def test_consent_is_not_shared(url: str, client: Client, settings: Settings) -> 
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "ENABLED": lambda request: request.user.username == "ada"}
     load_on = [script_attributes(page_of(user, url, client))["data-load-on"] for user in ("ada", "grace", "ada")]
     assert load_on == ["page", "never", "page"]
+
+
+@pytest.mark.parametrize("middleware", [[USER, CACHE, OURS], [OURS, USER, CACHE, OURS], [OURS, CACHE, USER, OURS]])
+def test_consent_is_in_no_page_cache_that_obeys_headers(
+    client: Client, settings: Settings, middleware: list[str]
+) -> None:
+    """With ``IdentifiedPageMiddleware`` last, the page of a visitor who agreed is stored only by the browser."""
+    settings.ROOT_URLCONF = __name__
+    settings.MIDDLEWARE = middleware
+    settings.TEMPLATES = TEMPLATES
+    OtherPageCache.pages.clear()
+    test_consent_is_not_shared("/site_wide/", client, settings)
+
+
+class ContentRenderer:
+    """Caches the content of a placeholder like the class of this name in django CMS."""
+
+    def __init__(self, request: HttpRequest) -> None:
+        self.request = request
+
+    def render_placeholder(self, placeholder: str, use_cache: bool = False) -> str:
+        content: str | None = caches["default"].get(placeholder) if use_cache else None
+        if content is None:
+            content = render_django(self.request)
+            if use_cache:
+                caches["default"].set(placeholder, content)
+        return content
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_identity_is_in_no_placeholder_of_django_cms(settings: Settings, use_cache: bool) -> None:
+    """The template of a plugin contains the tag. If the placeholder is cached, the chat has no visitor."""
+    deliver(settings, "inline")
+    pages = [ContentRenderer(request_by(user())).render_placeholder("footer", use_cache) for user in (ada, grace)]
+    assert [token_in(page) for page in pages] == ([None, None] if use_cache else ["token-of-ada", "token-of-grace"])

@@ -6,9 +6,11 @@ import math
 import os
 import pickle
 import re
+import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,8 +21,9 @@ from django.db import connection
 from django.http import HttpRequest, HttpResponseBase
 from django.template import Context, Template
 from django.test import Client
+from docutils import nodes
 from pytest_django import Settings
-from support.manual import code_blocks, text_of
+from support.manual import code_blocks, text_of, tree_of
 from support.pages import ada, render_django, request_by, script_attributes
 
 from hubspot_identify._tokens.account import Account, account_for, get_account
@@ -156,7 +159,7 @@ def tenant(request: HttpRequest) -> SimpleNamespace:
 
 @pytest.fixture
 def tenants(chat: Chat, settings: Settings) -> Iterator[FakeHubSpot]:
-    """A site with two tenants, and a fake HubSpot."""
+    """A site with two tenants that have a portal, and a fake HubSpot."""
     chat("portals", "account_of_tenant(request)")
     settings.HUBSPOT_IDENTIFY = run("portals", "KEYS = ")["HUBSPOT_IDENTIFY"]
     settings.MIDDLEWARE = [f"{__name__}.tenant_middleware", *settings.MIDDLEWARE]
@@ -184,14 +187,33 @@ def test_user_of_a_tenant_is_identified_only_in_its_portal(tenants: FakeHubSpot,
     assert tenants.calls == 2
 
 
-def test_page_of_a_tenant_has_its_chat(tenants: FakeHubSpot) -> None:
-    """Each tenant's pages have the loader of its portal. Pages without a tenant have no chat."""
+@pytest.mark.parametrize("debug", [True, False])
+def test_page_of_a_tenant_has_its_chat(tenants: FakeHubSpot, settings: Settings, debug: bool) -> None:
+    """Each tenant's pages have the loader of its portal. Tenants without a portal, and other pages, have no chat."""
+    settings.DEBUG = debug
     portals = {}
-    for host in ("acme", "globex", "www"):
+    for host in ("acme", "globex", "initech", "www"):
         request = request_by(headers={"host": f"{host}.example.com"})
         vars(request)["tenant"] = tenant(request)
         portals[host] = re.findall(r"/(\d+)\.js", render_django(request))
-    assert portals == {"acme": ["1234567"], "globex": ["7654321"], "www": []}
+    assert portals == {"acme": ["1234567"], "globex": ["7654321"], "initech": [], "www": []}
+    assert render_django(request_by()) == ""
+
+
+@pytest.mark.django_db
+def test_endpoint_responds_on_the_host_of_a_tenant_without_a_portal(
+    tenants: FakeHubSpot, settings: Settings, client: Client
+) -> None:
+    """The visitor is anonymous, also with ``DEBUG``, and whatever the URL names."""
+    settings.DEBUG = True
+    user = ada()
+    user.save()
+    client.force_login(user)
+    for account in (None, "initech", "acme"):
+        assert tenants.identity_of(client, account, SERVER_NAME="initech.example.com") is None
+    settings.MIDDLEWARE = settings.MIDDLEWARE[1:]
+    for account in (None, "acme"):  # on a host without a tenant
+        assert tenants.identity_of(client, account) is None
 
 
 # Visitors
@@ -267,6 +289,63 @@ def test_only_the_confirmed_address_is_verified(
     config = configured("visitors", '"chat.is_proved"')
     user = SimpleNamespace(email_confirmed_at=confirmed_at, confirmed_email=confirmed)
     assert is_verified(user, Visitor("kim@example.com"), config) is expected
+
+
+NEW_SETTINGS = """
+INSTALLED_APPS += ["accounts", "hubspot_identify"]
+HUBSPOT_IDENTIFY = {"API_KEY": "key", "PORTAL_ID": "123", "EMAIL_VERIFIED": False}
+TEMPLATES[0]["DIRS"] = [BASE_DIR]
+DATABASES["default"]["NAME"] = ":memory:"
+"""
+NEW_URLS = """
+from django.urls import include
+from django.views.generic import TemplateView
+
+urlpatterns += [
+    path("hubspot/", include("hubspot_identify.urls")),
+    path("profile/", TemplateView.as_view(template_name="profile.html")),
+]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("title", ["With django.core.signing", "With django-allauth's account app alone"])
+def test_recipe_verifies_addresses_in_a_new_project(tmp_path: Path, title: str) -> None:
+    """The code of the section is copied into a new project, in which the tests of the integration pass."""
+    (section,) = [each for each in tree_of("docs/visitors").findall(nodes.section) if each[0].astext() == title]
+    python = [sys.executable, "-Wignore"]
+    subprocess.run([*python, "-m", "django", "startproject", "shop", tmp_path], check=True)
+    subprocess.run([*python, "manage.py", "startapp", "accounts"], cwd=tmp_path, check=True)
+    files = {"settings.py": tmp_path / "shop/settings.py", "urls.py": tmp_path / "shop/urls.py"}
+    append(files["settings.py"], NEW_SETTINGS)
+    append(files["urls.py"], NEW_URLS)
+    for block in section.findall(nodes.literal_block):
+        if "html+django" in block["classes"]:
+            append(tmp_path / "profile.html", block.astext())
+        else:
+            name = block.astext().partition("\n")[0].removeprefix("# ")
+            append(files.get(name, tmp_path / name), block.astext())
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "DJANGO_SETTINGS_MODULE": "shop.settings"}
+    for command in (
+        ["manage.py", "makemigrations", "accounts"],
+        ["manage.py", "check", "--fail-level=WARNING"],
+    ):
+        subprocess.run([*python, *command], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    cases = Path(__file__).parent / "integrations/confirmation_cases.py"
+    run = subprocess.run(
+        [*python, "-m", "pytest", "-q", "-n", "0", "--ds=shop.settings", "-Wignore::DeprecationWarning", cases],
+        cwd=Path(__file__).parents[1],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def append(file: Path, text: str) -> None:
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write(f"\n{text}\n")
 
 
 def test_impersonation_of_the_site_makes_the_visitor_anonymous(chat: Chat, configured: Configured) -> None:

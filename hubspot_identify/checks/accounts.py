@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from django.core.checks import CheckMessage
 
-from ..conf import Config, build_config
+from ..conf import AccountSettings, Config, build_config
 from ..exceptions import ConfigurationError
 
 
@@ -32,6 +32,14 @@ def enabled_configs(source: object) -> list[Config]:
         if config.enabled is not False:
             configs.append(config)
     return configs
+
+
+def is_disabled(source: object) -> bool:
+    """Return whether all accounts are disabled, so that no page has the chat."""
+    try:
+        return all(AccountSettings(source, account).is_disabled for account in account_names(source))
+    except ConfigurationError:
+        return False
 
 
 def without_duplicates(messages: Iterable[CheckMessage]) -> list[CheckMessage]:

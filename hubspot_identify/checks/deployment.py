@@ -14,29 +14,38 @@ from django.core.cache.backends.db import BaseDatabaseCache
 from django.core.cache.backends.dummy import DummyCache
 from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
-from django.core.checks import CheckMessage, Tags, Warning, register
+from django.core.checks import CheckMessage, Info, Tags, Warning, register
 from django.db import connections, router
 
 from ..conf import Config
-from ..delivery import endpoint_url, is_inline
-from .accounts import enabled_configs, without_duplicates
-from .settings import TAG
+from ..delivery import is_inline
+from .accounts import enabled_configs, is_disabled, without_duplicates
+from .settings import IDENTIFIED_PAGE_MIDDLEWARE, TAG
 
-IDENTIFIED_PAGE_MIDDLEWARE = "hubspot_identify.middleware.IdentifiedPageMiddleware"
 SECURITY_MIDDLEWARE = "django.middleware.security.SecurityMiddleware"
 #: Referrer policies that hide the URL of the page from the chat's iframe.
 HIDING_POLICIES = frozenset({"no-referrer", "same-origin"})
-#: The names of read timeouts in the libraries for Redis and memcached.
-READ_TIMEOUTS = frozenset({"socket_timeout", "timeout", "receive_timeout"})
+#: The names of read timeouts in the libraries for Redis and memcached. pylibmc's ``receive_timeout`` has no effect.
+READ_TIMEOUTS = frozenset({"socket_timeout", "timeout", "poll_timeout"})
 #: How many entries Django's own caches keep by default.
 DEFAULT_MAX_ENTRIES = 300
 
 
 @register(TAG, Tags.security, deploy=True)
 def check_deployment(**kwargs: Any) -> list[CheckMessage]:
-    """Check the server for each account. Nothing is checked if ``ENABLED`` is ``False``."""
-    configs = enabled_configs(getattr(settings, "HUBSPOT_IDENTIFY", None))
+    """Check the server for each account. If ``ENABLED`` is ``False``, only that is reported."""
+    source = getattr(settings, "HUBSPOT_IDENTIFY", None)
+    configs = enabled_configs(source)
     messages: list[CheckMessage] = []
+    if is_disabled(source):
+        messages.append(
+            Info(
+                "ENABLED is False in HUBSPOT_IDENTIFY, so no page has the chat.",
+                hint="Write True, or set the environment variable that it is read from. If there must be no chat, add "
+                "hubspot_identify.I001 to SILENCED_SYSTEM_CHECKS.",
+                id="hubspot_identify.I001",
+            )
+        )
     for config in configs:
         messages += _check_cache(config.cache)
         messages += _check_middleware(config)
@@ -49,7 +58,7 @@ def check_deployment(**kwargs: Any) -> list[CheckMessage]:
 def _check_cache(alias: str) -> Iterator[CheckMessage]:
     try:
         cache = caches[alias]
-    except InvalidCacheBackendError:
+    except (InvalidCacheBackendError, ImportError):
         return  # the site reports it itself
     name = f"CACHES[{alias!r}]"
     problem = sharing_problem(cache)
@@ -65,7 +74,7 @@ def _check_cache(alias: str) -> Iterator[CheckMessage]:
         yield Warning(
             f"{name} keeps at most {entries} entries. If there are more visitors, their tokens are removed and must be "
             "created again.",
-            hint=f'Add "OPTIONS": {{"MAX_ENTRIES": 100_000}} to {name}.',
+            hint=f'Add {{"MAX_ENTRIES": 100_000}} to "OPTIONS" of {name}.',
             id="hubspot_identify.W005",
         )
     if isinstance(cache, BaseDatabaseCache):
@@ -73,7 +82,7 @@ def _check_cache(alias: str) -> Iterator[CheckMessage]:
     if _is_networked(cache) and not _has_read_timeout(settings.CACHES[alias]):
         yield Warning(
             f"{name} has no timeout, so pages have to wait if its server does not respond.",
-            hint=f"Add {_timeout_options(cache)} to {name}.",
+            hint=f'Add {_timeout_options(cache)} to "OPTIONS" of {name}.',
             id="hubspot_identify.W008",
         )
 
@@ -81,7 +90,7 @@ def _check_cache(alias: str) -> Iterator[CheckMessage]:
 def sharing_problem(cache: BaseCache) -> str | None:
     """Return why the processes of a site do not share a cache reliably, or ``None``."""
     if isinstance(cache, DummyCache):
-        return "is a dummy cache, which stores nothing: every page view creates a token."
+        return "is a dummy cache, which stores nothing: each process creates its own tokens and keeps some of them."
     if isinstance(cache, LocMemCache):
         return "is local to one process: other processes create their own tokens and do not share the circuit breaker."
     if isinstance(cache, FileBasedCache):
@@ -94,7 +103,7 @@ def _check_cache_database(name: str, alias: str) -> Iterator[CheckMessage]:
     if connection.vendor == "sqlite" and _transaction_mode(connection.settings_dict) != "IMMEDIATE":
         yield Warning(
             f"{name} is in the SQLite database {alias!r}, which loses concurrent writes.",
-            hint=f'Add "OPTIONS": {{"transaction_mode": "IMMEDIATE", "timeout": 20}} to DATABASES[{alias!r}].',
+            hint=f'Add {{"transaction_mode": "IMMEDIATE", "timeout": 20}} to "OPTIONS" of DATABASES[{alias!r}].',
             id="hubspot_identify.W006",
         )
     if connection.settings_dict["ATOMIC_REQUESTS"]:
@@ -133,17 +142,17 @@ def _option_names(options: Mapping[Any, Any]) -> Iterator[str]:
 
 def _timeout_options(cache: BaseCache) -> str:
     names = _class_names(cache)
-    if "django_redis." in names:
-        return '"OPTIONS": {"SOCKET_CONNECT_TIMEOUT": 0.5, "SOCKET_TIMEOUT": 0.5}'
+    if "django_redis." in names or "django_valkey." in names:
+        return '{"SOCKET_CONNECT_TIMEOUT": 0.5, "SOCKET_TIMEOUT": 0.5}'
     if "redis" in names.lower():
-        return '"OPTIONS": {"socket_connect_timeout": 0.5, "socket_timeout": 0.5}'
+        return '{"socket_connect_timeout": 0.5, "socket_timeout": 0.5}'
     if "PyLibMC" in names:
-        return '"OPTIONS": {"behaviors": {"connect_timeout": 500, "receive_timeout": 500_000}}'
-    return '"OPTIONS": {"connect_timeout": 0.5, "timeout": 0.5}'
+        return '{"behaviors": {"connect_timeout": 500, "_poll_timeout": 500}}'
+    return '{"connect_timeout": 0.5, "timeout": 0.5}'
 
 
 def _check_middleware(config: Config) -> Iterator[CheckMessage]:
-    if not is_inline(config, endpoint_url(config)):
+    if not is_inline(config):
         return
     middleware = list(settings.MIDDLEWARE)
     if IDENTIFIED_PAGE_MIDDLEWARE not in middleware:
@@ -171,7 +180,7 @@ def _check_referrer_policy() -> Iterator[CheckMessage]:
         yield Warning(
             f"SECURE_REFERRER_POLICY is {last!r}, which hides the site from HubSpot's chat. The chat needs the site's "
             "address to trust the page.",
-            hint='Write SECURE_REFERRER_POLICY = "strict-origin-when-cross-origin" in the settings.',
+            hint='Add SECURE_REFERRER_POLICY = "strict-origin-when-cross-origin" to the settings.',
             id="hubspot_identify.W010",
         )
 

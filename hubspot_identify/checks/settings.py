@@ -10,15 +10,20 @@ from urllib.parse import urlsplit
 
 from django.apps import apps
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.contrib.auth import get_user_model
+from django.core.checks import CheckMessage, Error, Info, Warning, register
+from django.core.exceptions import ImproperlyConfigured
+from django.template import engines
 
-from ..conf import IDENTITY_OPTIONS, WIDGET_OPTIONS, AccountSettings, Config
+from ..conf import IDENTITY_OPTIONS, VERIFICATION_RECIPES, WIDGET_OPTIONS, AccountSettings, Config
 from ..delivery import endpoint_url, is_inline, resolves_to_app
 from ..exceptions import ConfigurationError
+from ..visitors import user_email_field, user_visitor
 from .accounts import account_names, enabled_configs, without_duplicates
 
 #: ``manage.py check --tag hubspot_identify`` runs only these checks.
 TAG = "hubspot_identify"
+IDENTIFIED_PAGE_MIDDLEWARE = "hubspot_identify.middleware.IdentifiedPageMiddleware"
 
 
 @register(TAG)
@@ -35,8 +40,11 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
         messages += _check_auth_scheme(config, written)
         messages += _check_email_verified(config, written)
         messages += _check_portal_id(config, written)
+        messages += _check_page_caches(config, written)
+        messages += _check_user_model(config, written)
     if configs:
         messages += _check_static_files()
+        messages += _check_jinja()
     return without_duplicates(messages)
 
 
@@ -77,7 +85,7 @@ def _check_delivery(config: Config, written: AccountSettings) -> Iterator[CheckM
     endpoint = endpoint_url(config)
     route = 'path("hubspot/", include("hubspot_identify.urls"))'
     if endpoint is not None:
-        if not resolves_to_app(endpoint) and not is_inline(config, endpoint):
+        if not resolves_to_app(endpoint) and not is_inline(config):
             yield Error(
                 f"{endpoint} does not lead to the app, because another URL pattern precedes it. No visitor can be "
                 "identified.",
@@ -128,7 +136,7 @@ def _check_email_verified(config: Config, written: AccountSettings) -> Iterator[
         else:
             advice = (
                 "Write True if all addresses in the user table have been verified, or a callable (user, email) -> bool "
-                "or its dotted path."
+                f"or its dotted path. {VERIFICATION_RECIPES}."
             )
         yield Warning(
             f"{written.name_of('EMAIL_VERIFIED')} is False, so the chat is shown but no visitor is identified.",
@@ -145,6 +153,64 @@ def _check_portal_id(config: Config, written: AccountSettings) -> Iterator[Check
             hint='Write the number HubSpot calls "Hub ID", or None if the pages contain HubSpot\'s embed code.',
             id="hubspot_identify.W013",
         )
+
+
+def _check_page_caches(config: Config, written: AccountSettings) -> Iterator[CheckMessage]:
+    if not callable(config.enabled):
+        return
+    browser = "let the browser decide, as docs/consent.rst shows"
+    if apps.is_installed("cms") and getattr(settings, "CMS_PAGE_CACHE", True):
+        cache, hint = "django CMS's page cache", f"Write CMS_PAGE_CACHE = False in the settings, or {browser}."
+    elif (
+        apps.is_installed("wagtailcache")
+        and getattr(settings, "WAGTAIL_CACHE", True)
+        and [*settings.MIDDLEWARE][-1:] != [IDENTIFIED_PAGE_MIDDLEWARE]
+    ):
+        cache = "wagtail-cache"
+        hint = (
+            f'Put "{IDENTIFIED_PAGE_MIDDLEWARE}" last into MIDDLEWARE. If ENABLED reads a cookie, also write '
+            f"WAGTAIL_CACHE_IGNORE_COOKIES = False, because wagtail-cache removes cookies from requests. Or {browser}."
+        )
+    else:
+        return
+    yield Warning(
+        f"{written.name_of('ENABLED')} is a callable, but {cache} serves the decision of one visitor to others.",
+        hint=hint,
+        id="hubspot_identify.W015",
+    )
+
+
+def _check_user_model(config: Config, written: AccountSettings) -> Iterator[CheckMessage]:
+    if config.visitor is not user_visitor or not apps.is_installed("django.contrib.auth"):
+        return
+    try:
+        model = get_user_model()
+    except ImproperlyConfigured:
+        return  # the site reports it itself
+    field = user_email_field(model)
+    if not hasattr(model, field):
+        yield Warning(
+            f"The user model {model._meta.label} has no field {field!r} for the e-mail address, so no visitor is "
+            "identified.",
+            hint=f"Set EMAIL_FIELD of the model to the name of the field with the address, or "
+            f"{written.name_of('VISITOR')} to a callable (user, request) -> Visitor or None, or its dotted path.",
+            id="hubspot_identify.W016",
+        )
+
+
+def _check_jinja() -> Iterator[CheckMessage]:
+    for engine in engines.all():
+        # By their environments, because Jinja need not be installed, and its backends may have subclasses.
+        functions = getattr(getattr(engine, "env", None), "globals", None)
+        if functions is not None and "hubspot_identify" not in functions:
+            yield Info(
+                f"The templates of the backend {engine.name!r} do not have hubspot_identify(), so they cannot have the "
+                "chat.",
+                hint=f'Add "hubspot_identify.jinja2.HubSpotIdentifyExtension" to "extensions" in the OPTIONS of '
+                f"{engine.name!r} in TEMPLATES. If none of its templates is a page with the chat, add "
+                "hubspot_identify.I002 to SILENCED_SYSTEM_CHECKS.",
+                id="hubspot_identify.I002",
+            )
 
 
 def _check_static_files() -> Iterator[CheckMessage]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from allauth.account.models import EmailAddress
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
 from django.core import mail
@@ -21,6 +22,8 @@ from support.manual import code_blocks
 from support.server import TokenServer
 
 from hubspot_identify import identification, services
+from hubspot_identify.conf import get_config
+from hubspot_identify.doctor.users import check_user
 from hubspot_identify.exceptions import ConfigurationError
 from hubspot_identify.visitors import Visitor
 
@@ -239,6 +242,20 @@ def test_imported_user_is_identified_after_the_recipe_of_the_manual(client: Clie
     (recipe,) = [block for block in code_blocks("docs/visitors") if "allauth.account.models" in block]
     exec(recipe, {"user": imported})
     assert identified_by_page(client) == CUSTOMER
+
+
+@pytest.mark.usefixtures("decided_by_allauth")
+def test_doctor_says_why_a_user_is_not_identified(customer: User) -> None:
+    """``createsuperuser`` and imports create no record. A record that is not verified has another reason."""
+    reasons = []
+    for _ in range(2):
+        finding, visitor = check_user(customer, get_config(), "localhost")
+        assert (finding.level, visitor) == ("error", Visitor(CUSTOMER))
+        reasons.append(finding.text)
+        EmailAddress.objects.get_or_create(user=customer, email=CUSTOMER)
+    assert ["createsuperuser" in reason for reason in reasons] == [True, False]
+    EmailAddress.objects.update(verified=True)
+    assert check_user(customer, get_config(), "localhost")[0].level == "ok"
 
 
 @pytest.mark.usefixtures("decided_by_allauth")

@@ -34,6 +34,20 @@ class OtherField(AbstractBaseUser):
         app_label = "users"
 
 
+class OneName(AbstractBaseUser):
+    """A user with one field for the whole name, like those of cookiecutter-django."""
+
+    USERNAME_FIELD = "email"
+
+    email = models.EmailField(unique=True)
+    name = models.CharField(max_length=255)
+    first_name = None
+    last_name = None
+
+    class Meta:
+        app_label = "users"
+
+
 class NoEmail(AbstractBaseUser):
     """A user without an address."""
 
