@@ -19,19 +19,23 @@ import requests
 import time_machine
 from django.contrib.auth.models import User
 from django.core.cache import caches
+from django.core.cache.backends.locmem import LocMemCache
 from django.core.management import CommandError, call_command
-from django.http import HttpResponseRedirect
-from django.urls import include, path
+from django.db import DatabaseError
+from django.http import HttpResponse, HttpResponseRedirect
+from django.urls import include, path, re_path
 from pytest_django import Settings
 from support.app_settings import configure
 from support.server import TokenServer, TokenServerProcess
 from support.site import serving_site, urlconf
 
-from hubspot_identify import csp, doctor
+from hubspot_identify import csp, doctor, services
 from hubspot_identify._hubspot import client
 from hubspot_identify._tokens.account import get_account
+from hubspot_identify.conf import get_config
 from hubspot_identify.doctor import network
-from hubspot_identify.exceptions import AuthenticationError
+from hubspot_identify.doctor.users import check_user
+from hubspot_identify.exceptions import APIError, AuthenticationError
 from hubspot_identify.management.commands.hubspot_doctor import printable
 from hubspot_identify.sandbox.state import Scenario, sandbox
 from hubspot_identify.visitors import Visitor
@@ -72,7 +76,7 @@ def production(settings: Settings, redis_url: str, token_server: TokenServer) ->
 def no_users(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Skip the check of the users in tests without a database."""
     if "db" not in request.fixturenames:
-        monkeypatch.setattr(doctor, "check_users", lambda visitor, config: ())
+        monkeypatch.setattr(doctor, "check_address", lambda visitor, config, host: ())
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
@@ -88,7 +92,8 @@ def run(*arguments: str) -> tuple[int, str, str]:
 
 def findings(*arguments: str) -> dict[str, dict[str, Any]]:
     """Return the findings by topic, and assert that they contain no secret and agree with the exit code."""
-    code, out, err = run("--json", "--email", EMAIL, *arguments)
+    named = () if "--user" in arguments else ("--email", EMAIL)
+    code, out, err = run("--json", *named, *arguments)
     assert KEY not in out + err
     assert EMAIL not in out + err
     found = json.loads(out)
@@ -112,7 +117,7 @@ def test_text_for_a_site_without_problems(token_server: TokenServer) -> None:
     )
     code, out, err = run()
     assert code == 0
-    assert levels(out) == ["ok", "ok", "ok", "ok", "ok", "note", "ok"]
+    assert levels(out) == ["ok", "ok", "ok", "ok", "ok", "note", "note", "ok"]
     assert all(data in out for data in ("2027-09", "/hubspot/identity/", "'default'", "RedisCache", "/123.js"))
     assert len(re.findall(r"\(\d+\.\d\s+ms\)", out)) == 2
     assert out.count(" c-1\n") == 1
@@ -222,11 +227,13 @@ def test_output_contains_no_control_characters() -> None:
         (401, {}, ["API_KEY"], "https://app-eu1.hubspot.com/private-apps/123"),
         (403, {"context": {"missingScopes": ["a.b"]}}, ["a.b"], "https://app-eu1.hubspot.com/private-apps/123"),
         (403, {}, [SCOPE, "Professional"], "https://app-eu1.hubspot.com/account-and-billing/123"),
+        (400, {"message": "hsCustomerAgentContext is required"}, ["TOKEN_PATH", "VISITOR"], GUIDE),
         (404, {}, ["BASE_URL", "TOKEN_PATH"], GUIDE),
         (423, {}, [], "https://status.hubspot.com/"),
         (429, {}, ["RATE_LIMIT"], network.USAGE),
         (429, {"policyName": "DAILY"}, [], network.USAGE),
         (477, {}, ["REGION"], network.HOSTING),
+        (488, {"correctHublet": "ap1"}, ["BASE_URL", "REGION"], "https://app-eu1.hubspot.com/private-apps/123"),
         (500, {}, [], "https://status.hubspot.com/"),
     ],
 )
@@ -243,6 +250,9 @@ def test_refusal_has_advice_and_a_link(
     assert all(hint in token["hint"] for hint in hints)
     assert (token["link"], token["correlation_id"]) == (link, "c-9")
     assert token_server.calls == 1
+    with pytest.raises(APIError) as caught:
+        services.create_token(Visitor(EMAIL))
+    assert token["text"].startswith(str(caught.value))
 
 
 @pytest.mark.parametrize(
@@ -285,6 +295,24 @@ def test_sandbox_is_diagnosed_like_hubspot(settings: Settings) -> None:
         sandbox.reset()  # ends the responses that hang
 
 
+@pytest.mark.parametrize(("redirects_to_https", "named"), [(True, "SECURE_SSL_REDIRECT"), (False, "BASE_URL")])
+def test_redirected_call_has_advice(
+    settings: Settings, token_server: TokenServer, redirects_to_https: bool, named: str
+) -> None:
+    """The development server redirects calls of the sandbox if the settings of production are in use."""
+    settings.SECURE_SSL_REDIRECT = redirects_to_https
+    token_server.set_scenario("redirect", status=301)
+    assert named in findings()["token"]["hint"]
+
+
+def test_stopped_development_server_is_no_firewall(settings: Settings, token_server: TokenServer) -> None:
+    """The sandbox's API and script are served by the site itself, which has to run."""
+    configure(settings, LOADER_URL=f"{token_server.url}/123.js")
+    token_server.set_scenario("refused")
+    found = findings()
+    assert all("Start the development server" in found[topic]["hint"] for topic in ("token", "loader"))
+
+
 def test_host_that_cannot_be_resolved_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The advice is not that for a firewall, which names the port as well."""
 
@@ -320,6 +348,7 @@ def test_failing_callable_key_is_named_without_its_exception(settings: Settings)
     token = findings()["token"]
     assert token["level"] == "error"
     assert "API_KEY" in token["hint"]
+    assert f"{__name__}, line {fail.__code__.co_firstlineno + 1}" in token["text"]
 
 
 def test_key_in_a_response_header_is_not_shown(token_server: TokenServer) -> None:
@@ -404,22 +433,42 @@ def test_endpoint_is_requested_at_the_given_host(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "level", "name"),
+    ("backend", "level", "data"),
     [
-        ("locmem.LocMemCache", "ok", "LocMemCache"),
-        ("dummy.DummyCache", "error", "DummyCache"),
-        ("redis.RedisCache", "error", "ConnectionError"),
+        ("django.core.cache.backends.locmem.LocMemCache", "ok", ["LocMemCache"]),
+        ("django.core.cache.backends.dummy.DummyCache", "error", ["DummyCache"]),
+        ("django.core.cache.backends.redis.RedisCache", "error", ["ConnectionError", "server"]),
+        ("django.core.cache.backends.redis.Misspelt", "error", ["BACKEND"]),
+        ("no_such_library.Cache", "error", ["pip install no-such-library"]),
+        (f"{__name__}.CacheWithoutLibrary", "error", ["pip install no-such-library"]),
+        (f"{__name__}.CacheWithoutTable", "error", ["createcachetable"]),
     ],
 )
-def test_cache_that_does_not_work_is_an_error(settings: Settings, backend: str, level: str, name: str) -> None:
-    """The doctor stores a value in the cache. It does not show the cache's address, which may contain a password."""
-    settings.CACHES = {
-        "default": {"BACKEND": f"django.core.cache.backends.{backend}", "LOCATION": f"redis://:{KEY}@127.0.0.1:1"}
-    }
-    cache = findings()["cache"]
-    assert cache["level"] == level
-    assert "'default'" in cache["text"]
-    assert name in cache["text"]
+def test_cache_that_does_not_work_is_an_error(settings: Settings, backend: str, level: str, data: list[str]) -> None:
+    """The doctor stores a value in the cache, and says what to do for each way in which this can fail.
+
+    It does not show the cache's address, which may contain a password.
+    """
+    settings.CACHES = {"default": {"BACKEND": backend, "LOCATION": f"redis://:{KEY}@127.0.0.1:1"}}
+    found = findings()
+    assert found["cache"]["level"] == level
+    assert "'default'" in found["cache"]["text"]
+    assert all(each in found["cache"]["text"] + found["cache"]["hint"] for each in data)
+    assert ("Not all" in found["verdict"]["text"]) is (level == "error")
+
+
+class CacheWithoutLibrary(LocMemCache):
+    """Imports its library as Django's cache for pylibmc does."""
+
+    def __init__(self, *args: object) -> None:
+        import no_such_library  # type: ignore[import-not-found]  # noqa: F401
+
+
+class CacheWithoutTable(LocMemCache):
+    """Fails like a database cache whose table was not created."""
+
+    def set(self, *args: object, **options: object) -> None:
+        raise DatabaseError
 
 
 def test_nothing_is_left_in_the_cache() -> None:
@@ -441,35 +490,112 @@ def test_open_circuit_breaker_is_shown_and_bypassed() -> None:
     assert found["token"]["level"] == "ok"
 
 
-COMPLETE_POLICY = {directive: ["'self'", *hosts] for directive, hosts in csp.sources("na1").items()}
+POLICY = {"header": "", "text": ""}
+
+
+def sends_policy(get_response: Any) -> Any:
+    """Middleware that sends the policy of the test."""
+
+    def middleware(request: Any) -> Any:
+        response = get_response(request)
+        response.headers[POLICY["header"]] = POLICY["text"]
+        return response
+
+    return middleware
+
+
+SOURCES = {directive: " ".join(hosts) for directive, hosts in csp.sources("na1").items()}
+
+
+def policy(**changes: str | None) -> str:
+    """Return a policy that allows the chat, with some directives changed or, by ``None``, left out."""
+    complete: dict[str, str | None] = {name: f"'self' {hosts}" for name, hosts in SOURCES.items()}
+    complete |= {name.replace("_", "-"): sources for name, sources in changes.items()}
+    return "; ".join(f"{name} {sources}" for name, sources in complete.items() if sources is not None)
+
+
+def send_policy(settings: Settings, text: str, header: str = "Content-Security-Policy") -> None:
+    """Make the site send a policy."""
+    POLICY.update(header=header, text=text)
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{__name__}.sends_policy"]
 
 
 @pytest.mark.parametrize(
-    ("setting", "policy", "missing"),
+    ("text", "level", "missing"),
     [
-        ("CONTENT_SECURITY_POLICY", {"DIRECTIVES": COMPLETE_POLICY}, ""),
-        ("SECURE_CSP", {"default-src": ["https:", "data:"]}, ""),
-        ("SECURE_CSP", {"script-src": "'nonce-1' 'strict-dynamic'", "object-src": ["'none'"]}, ""),
-        ("SECURE_CSP", {"frame-src": ("*.hubspot.com",)}, ""),
-        ("SECURE_CSP", {**COMPLETE_POLICY, "frame-src": ["'self'"]}, "frame-src https://*.hubspot.com"),
-        ("SECURE_CSP", {"default-src": ["*"]}, "img-src data:"),
+        (policy(), "ok", ""),
+        ("object-src 'none'", "ok", ""),
+        ("default-src https: data:", "ok", ""),
+        ("default-src *; img-src * data:", "ok", ""),
+        (policy(frame_src=None, child_src="*.hubspot.com"), "ok", ""),
+        (policy(script_src="'none'", script_src_elem=f"testserver {SOURCES['script-src']}"), "ok", ""),
+        (policy(script_src=SOURCES["script-src"]), "error", "script-src 'self'"),
+        (policy(script_src="'self' 'nonce-of-another-script' 'strict-dynamic'"), "error", "script-src 'nonce-…'"),
+        (policy(frame_src="'self' https://hubspot.com"), "error", "frame-src https://*.hubspot.com"),
+        (policy(default_src="'self'", frame_src=None), "error", "frame-src https://*.hubspot.com"),
+        (f"{policy()}, frame-src 'self'", "error", "frame-src https://*.hubspot.com"),
+        (policy(style_src="'self'"), "warning", "style-src https://static.hsappstatic.net"),
+        ("default-src *", "warning", "img-src data:"),
     ],
 )
 def test_sources_missing_in_the_content_security_policy_are_listed(
-    settings: Settings, setting: str, policy: dict[str, Any], missing: str
+    settings: Settings, text: str, level: str, missing: str
 ) -> None:
-    """The policy is read from the setting of Django or of django-csp."""
-    setattr(settings, setting, policy)
-    found = findings()["csp"]
-    assert found["level"] == ("warning" if missing else "ok")
-    assert found["text"].endswith(missing)
+    """The doctor reads the policy that the site sends, whatever sends it. Missing pictures or styles are a warning."""
+    send_policy(settings, text)
+    found = findings()
+    assert found["csp"]["level"] == level
+    assert found["csp"]["text"].endswith(missing)
+    assert ("no chat" in found["verdict"]["text"]) is (level == "error")
 
 
-@pytest.mark.parametrize("policy", ["default-src 'self'", {"DIRECTIVES": None}])
-def test_policy_in_an_unknown_format_is_ignored(settings: Settings, policy: object) -> None:
-    """The doctor does not guess."""
-    settings.CONTENT_SECURITY_POLICY = policy
+def test_script_from_another_host_needs_that_host_in_the_policy(settings: Settings) -> None:
+    """``'self'`` does not cover static files on a CDN."""
+    settings.STATIC_URL = "https://cdn.example/static/"
+    send_policy(settings, policy())
+    assert findings()["csp"]["text"].endswith("script-src https://cdn.example")
+    POLICY["text"] = policy(script_src=f"https://*.example {SOURCES['script-src']}")
+    assert findings()["csp"]["level"] == "ok"
+
+
+@pytest.mark.parametrize(("delivery", "level"), [(None, "error"), ("inline", "ok")])
+def test_policy_that_blocks_the_endpoint_is_an_error(settings: Settings, delivery: str | None, level: str) -> None:
+    """With deferred delivery, the script's request for the identity needs ``connect-src 'self'``."""
+    configure(settings, DELIVERY=delivery)
+    send_policy(settings, policy(connect_src=SOURCES["connect-src"]))
+    found = findings()
+    assert found["endpoint"]["level"] == level
+    assert ("None of them is identified" in found["verdict"]["text"]) is (level == "error")
+
+
+@pytest.mark.parametrize("sources", [("csp.constants.NONCE", "'strict-dynamic'"), ("csp.constants.NONCE", "hosts")])
+def test_nonce_of_the_tag_allows_the_script(settings: Settings, sources: tuple[str, str]) -> None:
+    """The policy contains a nonce only in responses that use it, so the doctor creates one as the tag does."""
+    constants = pytest.importorskip("csp.constants")
+    hosts = [sources[1]] if sources[1] != "hosts" else csp.sources()["script-src"]
+    directives = {name: ["'self'", *more] for name, more in csp.sources().items()}
+    settings.CONTENT_SECURITY_POLICY = {"DIRECTIVES": {**directives, "script-src": [constants.NONCE, *hosts]}}
+    settings.MIDDLEWARE = ["csp.middleware.CSPMiddleware", *settings.MIDDLEWARE]
+    assert findings()["csp"]["level"] == "ok"
+
+
+@pytest.mark.parametrize("name", ["SECURE_CSP", "CONTENT_SECURITY_POLICY", "CSP_DEFAULT_SRC"])
+def test_policy_that_the_site_does_not_send_is_a_warning(settings: Settings, name: str) -> None:
+    """A policy in the settings has no effect without its middleware, unless other middleware sends one."""
     assert "csp" not in findings()
+    setattr(settings, name, {"DIRECTIVES": {}})
+    found = findings()["csp"]
+    assert found["level"] == "warning"
+    assert name in found["text"]
+    send_policy(settings, "default-src 'none'", "Content-Security-Policy-Report-Only")
+    assert "csp" not in findings()
+
+
+def test_policy_of_a_site_without_the_apps_urls_is_checked(settings: Settings) -> None:
+    """The doctor requests another page then."""
+    settings.ROOT_URLCONF = urlconf()
+    send_policy(settings, policy(script_src="'none'"))
+    assert findings()["csp"]["level"] == "error"
 
 
 @pytest.fixture
@@ -496,14 +622,19 @@ def test_loader_is_fetched(
     set_scenario: Callable[[TokenServer], None],
     level: str,
 ) -> None:
-    """A loader that does not exist is an error, because portal or region are wrong. The key is not sent."""
+    """A loader that does not exist is an error, whose hint names the settings that are wrong. The key is not sent."""
     if level == "warning":
         monkeypatch.setattr(network, "CONNECT_TIMEOUT", 0.1)
         monkeypatch.setattr(network, "READ_TIMEOUT", 0.1)
     set_scenario(loader_server)
-    configure(settings, LOADER_URL=f"{loader_server.url}/123.js")
-    assert findings()["loader"]["level"] == level
-    assert all("Authorization" not in request.headers for request in loader_server.requests())
+    configure(settings, LOADER_URL=f"{loader_server.url}/123.js?businessUnitId=456")
+    loader = findings()["loader"]
+    assert loader["level"] == level
+    assert ("LOADER_URL" in loader["hint"]) is (level == "error")
+    requests = loader_server.requests()
+    assert {(each.path, each.query, "Authorization" in each.headers) for each in requests} <= {
+        ("/123.js", "businessUnitId=456", False)
+    }
 
 
 def test_site_without_a_portal_gets_links_without_a_portal(settings: Settings, token_server: TokenServer) -> None:
@@ -523,35 +654,124 @@ def fail(user: object, request: object) -> None:
     raise RuntimeError
 
 
+def visitor_in_session(user: Any, request: Any) -> Visitor | None:
+    """A ``VISITOR`` that needs a session."""
+    return Visitor(user.email) if request.session.get("tenant") is None else None
+
+
 @pytest.mark.parametrize(
     ("values", "level", "data"),
     [
         ({}, "ok", ""),
-        ({"EMAIL_VERIFIED": lambda user, email: False}, "warning", ""),
+        ({"VISITOR": visitor_in_session}, "ok", ""),
+        ({"EMAIL_VERIFIED": lambda user, email: False}, "error", "EMAIL_VERIFIED"),
         ({"EMAIL_VERIFIED": False}, "warning", "EMAIL_VERIFIED"),
         ({"VISITOR": lambda user, request: None}, "warning", "None"),
-        ({"VISITOR": lambda user, request: Visitor("nonsense")}, "warning", ""),
+        ({"VISITOR": lambda user, request: "ada"}, "error", "str"),
+        ({"VISITOR": lambda user, request: Visitor("nonsense")}, "error", ""),
         ({"VISITOR": fail}, "warning", "RuntimeError"),
-        ({"EMAIL_VERIFIED": fail}, "warning", "RuntimeError"),
+        ({"EMAIL_VERIFIED": fail}, "error", "RuntimeError"),
     ],
 )
-def test_user_who_is_not_identified_is_a_warning(
+def test_user_who_is_not_identified_is_reported(
     db: None, settings: Settings, values: dict[str, Any], level: str, data: str
 ) -> None:
-    """The users with the address given by ``--email`` are checked as far as it is possible without a request."""
+    """The users with the address are checked with a request of their own.
+
+    If it depends on the site's callable, which may need more of a request, it is a warning.
+    """
     User.objects.create_user("ada", EMAIL.upper())
     configure(settings, **values)
-    found = findings()["user"]
-    assert found["level"] == level
-    assert data in found["text"]
-    assert set(re.findall("VISITOR|EMAIL_VERIFIED", found["text"])) <= set(values)
+    found = findings()
+    assert found["user"]["level"] == level
+    assert data in found["user"]["text"]
+    assert set(re.findall("VISITOR|EMAIL_VERIFIED", found["user"]["text"])) <= set(values)
+    assert ("not" in found["verdict"]["text"] or "None" in found["verdict"]["text"]) is (level != "ok")
 
 
-def test_users_who_share_an_address_are_listed_by_primary_key(db: None) -> None:
-    """There is one finding for each user."""
+def test_inactive_user_is_not_identified(db: None) -> None:
+    """Django does not let them log in."""
+    User.objects.create_user("ada", EMAIL, is_active=False)
+    assert findings()["user"]["level"] == "error"
+
+
+@pytest.mark.parametrize(("first_name", "is_without"), [("Ada", False), ("", True)])
+def test_user_who_is_identified_without_a_name_is_said_to_be(db: None, first_name: str, is_without: bool) -> None:
+    """HubSpot shows the address then."""
+    User.objects.create_user("ada", EMAIL, first_name=first_name)
+    assert ("without a name" in findings()["user"]["text"]) is is_without
+
+
+def test_user_is_found_by_name_or_primary_key(db: None, settings: Settings, token_server: TokenServer) -> None:
+    """``--user`` needs no address. The token is requested for the user's visitor, or for the default address."""
+    user = User.objects.create_user("ada", EMAIL, first_name="Ada")
+    for name in ("ada", str(user.pk)):
+        assert findings("--user", name)["user"]["level"] == "ok"
+    configure(settings, VISITOR=fail)
+    assert findings("--user", "ada")["user"]["level"] == "warning"
+    sent = [request.json() for request in token_server.requests()]
+    identity = {"email": EMAIL, "firstName": "Ada"}
+    assert sent == [identity, identity, {"email": doctor.DEFAULT_EMAIL}]
+    with pytest.raises(CommandError):
+        call_command("hubspot_doctor", user="nobody")
+
+
+def test_user_without_an_address_is_not_identified(db: None) -> None:
+    """The finding says that it is the address which is missing."""
+    User.objects.create_user("ada")
+    user = findings("--user", "ada")["user"]
+    assert user["level"] == "error"
+    assert "no e-mail address" in user["text"]
+
+
+def test_named_user_of_a_site_without_users_is_an_error(settings: Settings) -> None:
+    """The exception may contain the name, so only its type is shown."""
+    settings.AUTH_USER_MODEL = "nowhere.User"
+    with pytest.raises(CommandError, match=r"ImproperlyConfigured"):
+        call_command("hubspot_doctor", user="ada")
+
+
+def test_user_model_without_an_address_identifies_nobody(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The setting ``VISITOR`` or the model's ``EMAIL_FIELD`` is needed."""
+    monkeypatch.setattr(User, "get_email_field_name", lambda *user: "mail")
+    found = findings()
+    assert found["model"]["level"] == "error"
+    assert "None of them is identified" in found["verdict"]["text"]
+    configure(settings, VISITOR=lambda user, request: None)
+    assert "model" not in findings()
+
+
+def test_named_user_of_a_model_without_an_address_is_an_error(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The field is named."""
+    User.objects.create_user("ada")
+    monkeypatch.setattr(User, "get_email_field_name", lambda *user: "mail")
+    assert "'mail'" in findings("--user", "ada")["user"]["text"]
+
+
+class Account:
+    """A user of a site with one field for the name, and no other attributes."""
+
+    pk = 1
+    email = EMAIL
+
+
+def test_user_model_without_names_has_a_hint(settings: Settings) -> None:
+    """``VISITOR`` can return the names that the default does not find."""
+    finding, visitor = check_user(Account(), get_config(), "localhost")
+    assert visitor is not None
+    assert "VISITOR" in finding.hint
+
+
+def test_users_who_share_an_address_are_listed_by_primary_key(db: None, settings: Settings) -> None:
+    """There is one finding for each user. It is no error if one of them is not identified."""
     users = [User.objects.create_user(name, EMAIL) for name in ("ada", "augusta")]
-    _, out, _ = run("--email", EMAIL)
-    assert re.findall(r"\[(\d+)\]\n", out) == [str(user.pk) for user in users]
+    configure(settings, EMAIL_VERIFIED=lambda user, email: user.username == "ada")
+    code, out, _ = run("--email", EMAIL)
+    assert code == 0
+    assert re.findall(r"(ok|warning)  This [^\[]*\[(\d+)\]\n", out) == [
+        ("ok", str(users[0].pk)),
+        ("warning", str(users[1].pk)),
+    ]
 
 
 def test_address_without_a_user_is_a_note(db: None) -> None:
@@ -582,17 +802,112 @@ def test_configuration_error_is_found_once_and_prevents_the_call(settings: Setti
     """It is a finding of the system checks, so the doctor does not add it a second time."""
     settings.HUBSPOT_IDENTIFY = {"PORTAL_ID": "123", "EMAIL_VERIFIED": True}
     found = findings()
-    assert {topic: finding["level"] for topic, finding in found.items()} == {"hubspot_identify.E001": "error"}
+    assert set(found) == {"hubspot_identify.E001", "verdict"}
+    assert "no chat" in found["verdict"]["text"]
     assert token_server.calls == 0
 
 
 def test_disabled_app_is_no_error(settings: Settings, token_server: TokenServer) -> None:
-    """There is nothing to check, and no token is requested."""
+    """There is nothing to check, and no token is requested. The last line says that there is no chat."""
     settings.HUBSPOT_IDENTIFY = {"ENABLED": False}
-    assert {topic: finding["level"] for topic, finding in findings().items()} == {"checks": "ok", "settings": "note"}
+    found = findings()
+    assert {topic: finding["level"] for topic, finding in found.items()} == {"settings": "note", "verdict": "note"}
     code, out, _ = run()
-    assert (code, levels(out)) == (0, ["ok", "note"])
+    assert (code, levels(out)) == (0, ["note"])
+    assert "no chat" in out.splitlines()[-1]
     assert token_server.calls == 0
+
+
+def test_app_disabled_by_a_missing_variable_is_an_error(settings: Settings) -> None:
+    """The settings of the quick start have empty texts and no chat if the environment has no variables."""
+    settings.HUBSPOT_IDENTIFY = {"API_KEY": "", "PORTAL_ID": "", "ENABLED": False, "EMAIL_VERIFIED": True}
+    code, out, _ = run()
+    assert (code, levels(out)) == (1, ["error"])
+    assert {"API_KEY", "PORTAL_ID"} <= set(re.findall(r"\w+", out))
+    assert "no chat" in out.splitlines()[-1]
+
+
+def test_empty_portal_is_an_error(settings: Settings) -> None:
+    """The chat is not loaded, although everything else works. ``None`` says that the pages have the embed code."""
+    configure(settings, PORTAL_ID="", LOADER_URL=None)
+    found = findings()
+    assert found["loader"]["level"] == "error"
+    assert "no chat" in found["verdict"]["text"]
+
+
+def test_missing_urls_are_an_error_if_they_are_required(settings: Settings) -> None:
+    """The tag renders no chat, so it is not said how the identity would reach the browser."""
+    settings.ROOT_URLCONF = urlconf()
+    configure(settings, DELIVERY="deferred")
+    found = findings()
+    assert found["delivery"]["level"] == "error"
+    assert "no chat" in found["verdict"]["text"]
+
+
+def test_urls_behind_another_pattern_have_no_ok(settings: Settings) -> None:
+    """The doctor does not say that the browser fetches the identity from there."""
+    settings.ROOT_URLCONF = urlconf(
+        re_path("", lambda request: HttpResponse("A page")), path("hubspot/", include("hubspot_identify.urls"))
+    )
+    found = findings()
+    assert "delivery" not in found
+    assert found["endpoint"]["level"] == "error"
+    assert "None of them is identified" in found["verdict"]["text"]
+
+
+def test_failing_callable_of_the_site_leaves_no_chat(settings: Settings) -> None:
+    """``ENABLED`` must not raise for an anonymous visitor."""
+
+    def fail(request: object) -> bool:
+        raise RuntimeError
+
+    configure(settings, ENABLED=fail)
+    found = findings()
+    assert found["enabled"]["level"] == "error"
+    assert "no chat" in found["verdict"]["text"]
+
+
+def test_verdict_depends_on_a_callable_enabled_and_the_embed_code(settings: Settings) -> None:
+    """The doctor names the conditions that it cannot check."""
+    configure(settings, ENABLED=lambda request: False, PORTAL_ID=None, LOADER_URL=None)
+    verdict = findings()["verdict"]
+    assert verdict["level"] == "ok"
+    assert re.search("if ENABLED returns True .*embed code", verdict["text"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "level"),
+    [
+        ({}, "warning"),
+        ({"DEBUG": True}, ""),
+        ({"STATIC_ROOT": None}, ""),
+        ({"STATIC_URL": None}, "error"),
+        ({"STORAGES": "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"}, "error"),
+    ],
+)
+def test_script_that_was_not_collected_is_found(
+    settings: Settings, tmp_path: Path, changes: dict[str, Any], level: str
+) -> None:
+    """Without the script there is no chat. In development the server finds it in the app's folder."""
+    settings.STATIC_ROOT = str(tmp_path)
+    for name, value in changes.items():
+        setattr(settings, name, {"staticfiles": {"BACKEND": value}} if name == "STORAGES" else value)
+    found = findings()
+    assert found.get("static", {"level": ""})["level"] == level
+    assert ("no chat" in found["verdict"]["text"]) is (level == "error")
+    if not changes:
+        assert "script is served" in found["verdict"]["text"]
+        call_command("collectstatic", interactive=False, stdout=StringIO())
+        assert "static" not in findings()
+
+
+@pytest.mark.parametrize(("limit", "level"), [(10, "note"), (17, "")])
+def test_doctor_says_when_a_higher_rate_limit_is_right(settings: Settings, limit: int, level: str) -> None:
+    """The default leaves room for other integrations of the account."""
+    configure(settings, RATE_LIMIT=limit)
+    rate = findings().get("rate", {"level": "", "text": "", "hint": ""})
+    assert rate["level"] == level
+    assert ("100" in rate["text"], "17" in rate["hint"]) == (bool(level), bool(level))
 
 
 def test_warning_can_be_silenced_and_does_not_fail(settings: Settings) -> None:
@@ -600,7 +915,9 @@ def test_warning_can_be_silenced_and_does_not_fail(settings: Settings) -> None:
     configure(settings, EMAIL_VERIFIED=False)
     code, out, _ = run()
     assert (code, levels(out).count("warning")) == (0, 1)
-    assert re.search(r"\b1\b", out.splitlines()[-1])
+    last_paragraph = out.rpartition("\n\n")[2]
+    assert re.search(r"\b1\b", last_paragraph)
+    assert "EMAIL_VERIFIED" in last_paragraph
     assert findings()["hubspot_identify.W014"]["level"] == "warning"
     settings.SILENCED_SYSTEM_CHECKS = ["hubspot_identify.W014"]
     assert "hubspot_identify.W014" not in findings()
@@ -613,7 +930,8 @@ def test_all_accounts_are_examined_unless_one_is_given(settings: Settings, token
     settings.MIDDLEWARE = [ours, *settings.MIDDLEWARE, ours]
     code, out, _ = run()
     assert (code, token_server.calls) == (0, 2)
-    assert len(re.findall(r"^\S.*\beu\b", out, re.MULTILINE)) == 1
+    assert len(re.findall(r"^Account eu$", out, re.MULTILINE)) == 1
+    assert len(re.findall(r"^(Account eu: )?Visitors", out, re.MULTILINE)) == 2
     code, out, _ = run("--account", "eu")
     assert (code, token_server.calls) == (0, 3)
     code, out, _ = run("--account", "us\x1b[31m")

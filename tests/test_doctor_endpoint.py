@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from django.http.response import HttpResponseBase
 from django.urls import include, path, re_path, set_script_prefix
 from django.utils.decorators import async_only_middleware
 from pytest_django import Settings
+from support.site import urlconf
 
 from hubspot_identify.conf import get_config
 from hubspot_identify.doctor.endpoint import allowed_host, check_endpoint
@@ -214,6 +216,28 @@ def test_endpoint_is_requested_at_the_given_host(settings: Settings) -> None:
     assert "b.example" in examine("b.example").text
 
 
+def other_urlconf(get_response: GetResponse) -> GetResponse:
+    """Middleware that chooses the URLconf by the host, like that of django-hosts."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        name = request.get_host().partition(".")[0]
+        request.urlconf = {"a": f"{HERE}_a", "b": f"{HERE}_b"}[name]
+        return get_response(request)
+
+    return middleware
+
+
+def test_urlconf_of_the_host_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host whose URLconf lacks the app's URLs is an error for which no middleware is named."""
+    monkeypatch.setitem(sys.modules, f"{HERE}_a", urlconf(path("hubspot/", include("hubspot_identify.urls"))))
+    monkeypatch.setitem(sys.modules, f"{HERE}_b", urlconf())
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{HERE}.other_urlconf"]
+    found = examine("a.example")
+    assert (found.level, f"{HERE}_a" in found.text) == ("ok", True)
+    found = examine("b.example")
+    assert (found.level, f"{HERE}_b" in found.text, "middleware" in found.text) == ("error", True, False)
+
+
 def fails(request: HttpRequest) -> bool:
     raise LookupError
 
@@ -223,7 +247,7 @@ def test_failing_endpoint_is_an_error_without_a_middleware(settings: Settings) -
     settings.DEBUG = True
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "ENABLED": fails}
     finding = examine()
-    assert finding.level == "error"
+    assert (finding.topic, finding.level) == ("enabled", "error")
     assert "HTTP 503" in finding.text
     assert not any(name in finding.text for name in settings.MIDDLEWARE)
 

@@ -61,7 +61,7 @@ def test_receivers_of_the_example_count_tokens_and_failures(hubspot: TokenServer
 @pytest.mark.slow
 def test_examples_for_test_suites_pass(tmp_path: Path) -> None:
     """The tests to copy pass with pytest and with Django's ``TestCase``, in a site whose chat is disabled in tests."""
-    off, plugin, tests, django_tests = code_blocks("docs/testing")
+    off, plugin, tests, django_tests, _ = code_blocks("docs/testing")
     (tmp_path / "settings_of_site.py").write_text(f"from settings import *\n{off}")
     (tmp_path / "conftest.py").write_text(plugin)
     (tmp_path / "test_with_pytest.py").write_text(tests)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 OK, NOTE, WARNING, ERROR = "ok", "note", "warning", "error"
+#: The topic of an account's last finding, which says what visitors see.
+VERDICT = "verdict"
 GUIDE = "https://developers.hubspot.com/docs/api-reference/conversations-visitor-identification-v3/guide"
 
 

@@ -1,21 +1,20 @@
-"""The doctor's checks of the site itself: settings, cache, Content-Security-Policy, users."""
+"""The doctor's checks of the site itself: settings, static files, cache."""
 
 from __future__ import annotations
 
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import date
-from typing import Any
 
 from django.conf import settings
-from django.contrib.auth import get_user_model
-from django.core.cache import caches
+from django.contrib.staticfiles.storage import StaticFilesStorage, staticfiles_storage
+from django.core.cache import InvalidCacheBackendError, caches
 from django.core.checks import ERROR as CHECK_ERROR
 from django.core.checks import WARNING as CHECK_WARNING
 from django.core.checks import run_checks
-from django.core.exceptions import FieldError, ImproperlyConfigured
+from django.core.files.storage import storages
 from django.db import DatabaseError
 
 from .._tokens.account import Account
@@ -23,11 +22,8 @@ from .._tokens.entries import PREFIX
 from ..checks.deployment import sharing_problem
 from ..checks.settings import TAG
 from ..conf import Config
-from ..csp import sources
 from ..delivery import endpoint_url, is_inline
-from ..eligibility import is_verified
-from ..exceptions import InvalidVisitorError
-from ..visitors import Visitor
+from ..widget import SCRIPT
 from .findings import ERROR, GUIDE, NOTE, OK, WARNING, Finding
 
 #: For this many months HubSpot supports a version of its API that is named after its month.
@@ -36,16 +32,21 @@ SUPPORT_MONTHS = 18
 END_OF_V3 = date(2027, 9, 1)
 #: The doctor warns for this many days before a version's support ends.
 WARNING_DAYS = 183
+#: ``RATE_LIMIT`` for an account that HubSpot allows 190 calls in 10 s, which leaves a tenth for other calls.
+PROFESSIONAL_RATE_LIMIT = 17
+#: The system checks of what the doctor itself tries, for which it has findings of its own.
+TRIED = frozenset(f"{TAG}.{number}" for number in ("E004", "E005", "E007", "I001", "W013", "W016"))
 
 
 def run_system_checks() -> Iterator[Finding]:
-    """Run the system checks, including those for deployment."""
+    """Run the system checks, including those for deployment, except for the ones in ``TRIED``."""
     messages = [
         message for message in run_checks(tags=[TAG], include_deployment_checks=True) if not message.is_silenced()
     ]
     for message in messages:
         level = ERROR if message.level >= CHECK_ERROR else WARNING if message.level >= CHECK_WARNING else NOTE
-        yield Finding(str(message.id), level, message.msg, message.hint or "")
+        if message.id not in TRIED:
+            yield Finding(str(message.id), level, message.msg, message.hint or "")
     if not messages:
         yield Finding("checks", OK, "The system checks found no problems.")
 
@@ -78,11 +79,48 @@ def check_region(config: Config) -> Iterator[Finding]:
 def check_delivery(config: Config) -> Finding:
     """Report how the identity reaches the browser."""
     url = endpoint_url(config)
-    if is_inline(config, url):
+    if url is None and (config.load_on == "interaction" or not is_inline(config)):
+        text = "The tag renders no chat, because the URLconf does not include the app's URLs."
+        hint = f'Add path("hubspot/", include("hubspot_identify.urls")) to urlpatterns in {settings.ROOT_URLCONF}.'
+        return Finding("delivery", ERROR, text, hint)
+    if is_inline(config):
         text = f"Pages contain the identity, and wait at most {config.page_wait:g} s for a token."
     else:
         text = f"The browser fetches the identity from {url}, so pages do not wait for it."
     return Finding("delivery", OK, text)
+
+
+def check_script() -> tuple[str, list[Finding]]:
+    """Check that the app's script has a URL, and that ``collectstatic`` has copied it.
+
+    Returns:
+        The URL, or ``""``, and the findings.
+    """
+    hint = "Run manage.py collectstatic."
+    try:
+        url = staticfiles_storage.url(SCRIPT)
+        is_missing = (
+            type(storages["staticfiles"]) is StaticFilesStorage
+            and bool(settings.STATIC_ROOT)
+            and not settings.DEBUG  # runserver serves the script from the app's folder
+            and not staticfiles_storage.exists(SCRIPT)
+        )
+    except Exception as error:  # noqa: BLE001 - depends on the site's storage
+        text = f"The URL of the app's script cannot be determined ({type(error).__name__})."
+        return "", [Finding("static", ERROR, text, hint if settings.STATIC_URL else "Set STATIC_URL.")]
+    return url, [Finding("static", WARNING, "The app's script is not in STATIC_ROOT.", hint)] if is_missing else []
+
+
+def check_rate_limit(config: Config) -> Iterator[Finding]:
+    """Say when a higher rate limit is right."""
+    if config.rate_limit < PROFESSIONAL_RATE_LIMIT:
+        calls = 10 * config.rate_limit  # RATE_LIMIT is an average over 10 s.
+        text = f"The site makes at most {calls} calls in any 10 s, which leaves room for other integrations."
+        hint = (
+            "If the account is Professional or Enterprise and has no other integrations, set RATE_LIMIT to "
+            f"{PROFESSIONAL_RATE_LIMIT}."
+        )
+        yield Finding("rate", NOTE, text, hint)
 
 
 def check_cache(alias: str) -> Finding:
@@ -97,7 +135,7 @@ def check_cache(alias: str) -> Finding:
         cache.delete(key)
     except Exception as error:  # noqa: BLE001 - depends on the back end; its text may contain a password
         text = f"The cache {alias!r} fails ({type(error).__name__})."
-        return Finding("cache", ERROR, text, "Check that its server is running and can be reached from this machine.")
+        return Finding("cache", ERROR, text, _cache_hint(alias, error))
     name = type(cache).__name__
     if not stored:
         text = f"The cache {alias!r} ({name}) does not store values."
@@ -107,6 +145,18 @@ def check_cache(alias: str) -> Finding:
     return Finding("cache", OK, f"The cache {alias!r} ({name}) works, {scope}.", seconds=seconds)
 
 
+def _cache_hint(alias: str, error: Exception) -> str:
+    # Django reports a back end that it cannot import with an error of its own, which has the other as its cause.
+    cause = error.__cause__ if isinstance(error, InvalidCacheBackendError) else error
+    if isinstance(cause, ModuleNotFoundError) and cause.name and "." not in cause.name:
+        return f"Install the library of the cache: pip install {cause.name.replace('_', '-')}"
+    if isinstance(error, (InvalidCacheBackendError, ImportError)):
+        return f"Check BACKEND in CACHES[{alias!r}]."
+    if isinstance(error, DatabaseError):
+        return "Run manage.py createcachetable, and check that the database can be reached."
+    return "Check that its server is running and can be reached from this machine."
+
+
 def check_breaker(account: Account) -> Iterator[Finding]:
     """Report an open circuit breaker."""
     state = account.breaker.state
@@ -114,80 +164,3 @@ def check_breaker(account: Account) -> Iterator[Finding]:
     if state.kind and remaining > 0:
         text = f"After earlier failures, the site does not call HubSpot for another {remaining:.0f} s ({state.kind})."
         yield Finding("breaker", NOTE, text)
-
-
-def check_csp(config: Config) -> Iterator[Finding]:
-    """Check that the Content-Security-Policy in the settings allows the chat."""
-    policy = _policy_in_settings()
-    if policy is None:
-        return
-    missing = [
-        f"{directive} {' '.join(blocked)}"
-        for directive, needed in sources(config.region).items()
-        if (blocked := _blocked_sources(directive, needed, policy))
-    ]
-    if not missing:
-        yield Finding("csp", OK, "The Content-Security-Policy allows the chat.")
-        return
-    text = f"The Content-Security-Policy blocks parts of the chat. Missing sources: {'; '.join(missing)}"
-    yield Finding("csp", WARNING, text, f'Merge hubspot_identify.csp.sources("{config.region}") into the policy.')
-
-
-def _policy_in_settings() -> Mapping[str, Any] | None:
-    """Return the policy of Django's own middleware or of django-csp 4, or ``None`` if neither is configured."""
-    policy = getattr(settings, "SECURE_CSP", None) or getattr(settings, "CONTENT_SECURITY_POLICY", None)
-    if not isinstance(policy, Mapping):
-        return None
-    directives = policy.get("DIRECTIVES", policy)
-    return directives if isinstance(directives, Mapping) else None
-
-
-def _blocked_sources(directive: str, needed: list[str], policy: Mapping[str, Any]) -> list[str]:
-    allowed = policy.get(directive, policy.get("default-src"))
-    if allowed is None:
-        return []
-    texts = [str(source) for source in ([allowed] if isinstance(allowed, str) else allowed)]
-    known = {source.removeprefix("https://") for text in texts for source in text.split()}
-    if directive == "script-src" and "'strict-dynamic'" in known:
-        return []  # Scripts that the app's own script loads are allowed then.
-    allows_all_https = bool(known & {"*", "https:"})
-    return [
-        source
-        for source in needed
-        if source.removeprefix("https://") not in known and not (allows_all_https and source.startswith("https:"))
-    ]
-
-
-def check_users(visitor: Visitor, config: Config) -> Iterator[Finding]:
-    """Check that users with the visitor's address would be identified, as far as possible without a request."""
-    try:
-        model = get_user_model()
-        field = model.get_email_field_name()
-        users = list(model._default_manager.filter(**{f"{field}__iexact": visitor.email})[:5])
-    except (ImproperlyConfigured, AttributeError, FieldError, DatabaseError) as error:
-        yield Finding("user", NOTE, f"The users cannot be queried ({type(error).__name__}).")
-        return
-    if not users:
-        yield Finding("user", NOTE, "No user has this address.")
-    for user in users:
-        reason = _reason_not_identified(user, config)
-        text = f"This user is not identified: {reason}" if reason else "This user is identified when logged in."
-        yield Finding("user", WARNING if reason else OK, text if len(users) == 1 else f"{text} [{user.pk}]")
-
-
-def _reason_not_identified(user: Any, config: Config) -> str | None:
-    try:
-        visitor = config.visitor(user, None)
-    except InvalidVisitorError as error:
-        return str(error)
-    except Exception as error:  # noqa: BLE001 - the site's callable may raise anything
-        return f"VISITOR raises {type(error).__name__} when called without a request."
-    if not isinstance(visitor, Visitor):
-        return f"VISITOR returned {'None' if visitor is None else f'a {type(visitor).__name__}'}."
-    try:
-        verified = is_verified(user, visitor, config)
-    except Exception as error:  # noqa: BLE001 - the site's callable may raise anything
-        return f"EMAIL_VERIFIED raises {type(error).__name__}."
-    if not verified:
-        return "EMAIL_VERIFIED is False." if config.email_verified is False else "The address is not verified."
-    return None

@@ -6,7 +6,7 @@ import json
 import sys
 import textwrap
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -16,8 +16,9 @@ from django.core.management.base import BaseCommand, CommandError
 from ...checks.accounts import account_names
 from ...checks.settings import TAG
 from ...doctor import DEFAULT_EMAIL, examine
-from ...doctor.findings import ERROR, NOTE, OK, WARNING, Finding
+from ...doctor.findings import ERROR, NOTE, OK, VERDICT, WARNING, Finding
 from ...doctor.site import run_system_checks
+from ...doctor.users import user_with_name
 from ...exceptions import InvalidVisitorError
 from ...visitors import Visitor
 
@@ -36,34 +37,41 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Add the options of the command."""
-        parser.add_argument(
+        visitor = parser.add_mutually_exclusive_group()
+        visitor.add_argument(
             "--email",
             default=DEFAULT_EMAIL,
             help=f"request the token for this address, and check its users (default: {DEFAULT_EMAIL})",
         )
+        visitor.add_argument("--user", help="check the user with this user name or primary key")
         parser.add_argument("--account", help="check only this account from ACCOUNTS (default: all accounts)")
         parser.add_argument("--host", default="", help="request the endpoint at this host (default: ALLOWED_HOSTS[0])")
         parser.add_argument("--json", action="store_true", help="print the findings as JSON, for scripts")
 
-    def handle(self, *, email: str, account: str | None, host: str, json: bool, **options: Any) -> None:
+    def handle(
+        self, *, email: str, user: str | None, account: str | None, host: str, json: bool, **options: Any
+    ) -> None:
         """Check all accounts, or the given one."""
         try:
             visitor = Visitor(email)
-        except InvalidVisitorError as error:
+            found = None if user is None else user_with_name(user)
+        except (InvalidVisitorError, LookupError) as error:
             raise CommandError(str(error)) from None
+        if user is not None and found is None:
+            raise CommandError("No user has the user name or primary key in --user.")
         names = account_names(getattr(settings, "HUBSPOT_IDENTIFY", None)) if account is None else [account]
-        findings = self._findings(visitor, names, host)
+        findings = self._findings(visitor, names, host, found)
         failed = self._print_json(findings) if json else self._print_text(findings)
         if failed:
             sys.exit(1)
 
-    def _findings(self, visitor: Visitor, names: list[str], host: str) -> Iterator[tuple[str, Finding]]:
+    def _findings(self, visitor: Visitor, names: list[str], host: str, user: Any) -> Iterator[tuple[str, Finding]]:
         settings_reported = False
         for finding in run_system_checks():
             settings_reported = settings_reported or finding.topic in SETTINGS_CHECKS
             yield "", finding
         for name in names:
-            for finding in examine(name, visitor, self._show_progress, host):
+            for finding in examine(name, visitor, self._show_progress, host, user):
                 self._clear_progress()
                 if not (settings_reported and finding.topic == "settings" and finding.level == ERROR):
                     yield name, finding
@@ -75,14 +83,17 @@ class Command(BaseCommand):
         return failed
 
     def _print_text(self, findings: Iterator[tuple[str, Finding]]) -> bool:
-        topics, levels = set(), []
+        levels: list[str] = []
+        verdicts: list[tuple[str, Finding]] = []
         current = ""
         for name, finding in findings:
+            if finding.topic == VERDICT:
+                verdicts.append((name, finding))
+                continue
             if name != current:
                 self.stdout.write(f"\nAccount {printable(name)}")
                 current = name
             self._print(finding)
-            topics.add(finding.topic)
             levels.append(finding.level)
         errors, warnings = levels.count(ERROR), levels.count(WARNING)
         self.stdout.write("")
@@ -90,32 +101,37 @@ class Command(BaseCommand):
             self.stdout.write(self.style.ERROR(f"{_count(errors, 'error')} found."))
         elif warnings:
             self.stdout.write(self.style.WARNING(f"No errors, {_count(warnings, 'warning')} found."))
-        elif "token" not in topics:
-            self.stdout.write("No token was requested, because the chat is disabled.")
         else:
-            self.stdout.write(self.style.SUCCESS("No problems found."))
-        return bool(errors)
+            self.stdout.write("No errors or warnings found.")
+        for name, verdict in verdicts:
+            prefix = f"Account {name}: " if name else ""
+            for line in _wrap(prefix + verdict.text, width=WIDTH):
+                self.stdout.write(self._style(verdict.level)(line))
+        return ERROR in [*levels, *(verdict.level for _, verdict in verdicts)]
 
     def _print(self, finding: Finding) -> None:
-        style = {
-            OK: self.style.SUCCESS,
-            NOTE: self.style.HTTP_NOT_MODIFIED,
-            WARNING: self.style.WARNING,
-            ERROR: self.style.ERROR,
-        }[finding.level]
         text = finding.text
         if finding.seconds is not None:
             text += f" ({finding.seconds * 1000:.1f} ms)"
         if finding.topic.startswith(TAG):  # the ID of a system check, by which it can be silenced
             text += f" ({finding.topic})"
         first, *rest = _wrap(text)
-        self.stdout.write(f"{style(finding.level.rjust(9))}  {first}")
+        self.stdout.write(f"{self._style(finding.level)(finding.level.rjust(9))}  {first}")
         for line in (*rest, *_wrap(finding.hint, "-> ")):
             self.stdout.write(f"{'':{INDENT}}{line}")
         if finding.link:
             self.stdout.write(f"{'':{INDENT}}   {printable(finding.link)}")
         if finding.correlation_id and finding.correlation_id not in text:
             self.stdout.write(f"{'':{INDENT}}   Correlation ID: {printable(finding.correlation_id)}")
+
+    def _style(self, level: str) -> Callable[[str], str]:
+        styles: dict[str, Callable[[str], str]] = {
+            OK: self.style.SUCCESS,
+            NOTE: self.style.HTTP_NOT_MODIFIED,
+            WARNING: self.style.WARNING,
+            ERROR: self.style.ERROR,
+        }
+        return styles[level]
 
     def _show_progress(self, activity: str, seconds: float) -> None:
         if self.stderr.isatty():
@@ -136,10 +152,10 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _wrap(text: str, bullet: str = "") -> list[str]:
+def _wrap(text: str, bullet: str = "", width: int = WIDTH - INDENT) -> list[str]:
     return textwrap.wrap(
         printable(text),
-        WIDTH - INDENT,
+        width,
         initial_indent=bullet,
         subsequent_indent=" " * len(bullet),
         break_long_words=False,
