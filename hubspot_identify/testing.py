@@ -17,18 +17,25 @@ pytest's settings::
 
     usefixtures = unmocked_hubspot_is_an_error
 
-Everything except the network is real: settings, the gate, cache entries, circuit breaker and worker threads. During a
-test, the app uses a cache of its own. No worker thread remains at the end.
+Settings, the gate, cache entries and circuit breaker are real. Each call is made at once in the thread that needs the
+token, which is usually the test's own: nothing has to be waited for, and libraries that freeze the clock or mock
+requests do not interfere. Only calls that :meth:`FakeHubSpot.hold` blocks are on worker threads, as on the site. During
+a test, the app uses a cache of its own. No worker thread remains at the end.
+
+For tests in a real browser, :func:`hubspot_sandbox` adds the sandbox to the site of a live server.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -37,13 +44,21 @@ import urllib3
 from django.apps import apps
 from django.conf import settings
 from django.core.cache.backends.locmem import LocMemCache
-from django.urls import reverse
+from django.core.exceptions import SynchronousOnlyOperation
+from django.db import connections
+from django.urls import get_resolver, include, path, reverse
+from django.utils.asyncio import async_unsafe
 from requests.adapters import BaseAdapter
 
+from . import identification as identification_module
+from . import services as services_module
 from ._hubspot import client as client_module
+from ._hubspot.transport import CallSession
+from ._tokens import fetch as fetch_module
 from ._tokens import store as store_module
-from ._tokens.account import account_for, reset_accounts
-from ._tokens.workers import reset_workers
+from ._tokens.account import Account, account_for, reset_accounts
+from ._tokens.lookup import CacheLookup, read_cache_and_schedule
+from ._tokens.workers import BUSY_NAME, Job, Workers
 from .conf import AccountSettings
 from .exceptions import (
     AuthenticationError,
@@ -62,8 +77,12 @@ from .visitors import Visitor
 if TYPE_CHECKING:
     from django.test import Client
 
+    from .sandbox.state import Sandbox
+
 JOIN_TIMEOUT = 10.0  # seconds within which worker threads must end
 KEY = "key-of-the-fake"
+PORTAL = "123"  # in the sandbox, if the settings have none
+URLCONF = "hubspot_identify.testing.urls"
 
 Responder = Callable[[requests.PreparedRequest], requests.Response]
 
@@ -125,7 +144,11 @@ class FakeHubSpot:
         reset_log_throttle()
 
     def hold(self) -> None:
-        """Let further calls block until :meth:`release` or the end of the test."""
+        """Let further calls block until :meth:`release` or the end of the test.
+
+        They are made on worker threads, as on the site: requests do not wait for them, except as the settings say, and
+        each call fails after ``TIMEOUT`` seconds. Libraries that freeze the clock may not freeze it there.
+        """
         self._may_respond.clear()
 
     def release(self) -> None:
@@ -133,7 +156,7 @@ class FakeHubSpot:
         self._may_respond.set()
 
     def settle(self) -> None:
-        """Wait for the worker threads, so that each token that is being fetched is in the cache."""
+        """Wait for the calls that :meth:`release` has released, so that their tokens are in the cache."""
         if self._may_respond.is_set():
             _join()
 
@@ -203,14 +226,14 @@ def fake_hubspot(**overrides: Any) -> Iterator[FakeHubSpot]:
     fake = FakeHubSpot()
     with ExitStack() as stack:
         stack.enter_context(override_settings(HUBSPOT_IDENTIFY={**_usable_settings(), **overrides}))
-        stack.enter_context(_network_replaced(fake._respond, fake._cache))
+        stack.enter_context(_network_replaced(fake._respond, fake._cache, lambda: not fake._may_respond.is_set()))
         stack.callback(fake.release)
         yield fake
 
 
 @contextmanager
 def no_hubspot() -> Iterator[None]:
-    """Make every call to HubSpot an error, including those on worker threads.
+    """Make every call to HubSpot an error, including those in the background.
 
     Raises:
         UnmockedCallError: in the call, and at the end of the block.
@@ -225,9 +248,45 @@ def no_hubspot() -> Iterator[None]:
         yield
     if calls:
         raise UnmockedCallError(
-            f"The test called HubSpot ({calls[0]}). Use fake_hubspot() or the fixture hubspot, or disable the chat "
-            "with HUBSPOT_IDENTIFY['ENABLED'] = False."
+            f"The test called HubSpot ({calls[0]}). Use fake_hubspot() or the fixture hubspot; in a real browser, "
+            "hubspot_sandbox(live_server). To disable the chat, set HUBSPOT_IDENTIFY['ENABLED'] to False."
         )
+
+
+@contextmanager
+def hubspot_sandbox(live_server: object, **overrides: Any) -> Iterator[Sandbox]:
+    """Add the sandbox to the site of a live server, for tests in a real browser. It need not be installed or routed.
+
+    Within the block the sandbox is empty and healthy, pages load its chat, the app calls its token API as it calls
+    HubSpot's, and ``DEBUG`` is ``True``, which the sandbox requires. What :func:`fake_hubspot` replaces in settings is
+    replaced here as well. Other fakes of this module do not apply.
+
+    Args:
+        live_server: the fixture of pytest-django, or the ``live_server_url`` of Django's ``LiveServerTestCase``.
+        overrides: keys of ``HUBSPOT_IDENTIFY`` within the block.
+    """
+    from django.test import override_settings  # as above
+
+    from .sandbox.state import sandbox
+
+    urlconf = ModuleType(URLCONF)
+    patterns = [path("sandbox/", include("hubspot_identify.sandbox.urls")), *get_resolver().url_patterns]
+    vars(urlconf).update(vars(get_resolver().urlconf_module), urlpatterns=patterns, __name__=URLCONF)
+    values = _usable_settings()
+    for account in (values, *values["ACCOUNTS"].values()):
+        account["PORTAL_ID"] = account.get("PORTAL_ID") or values.get("PORTAL_ID") or PORTAL
+        account["BASE_URL"] = f"{live_server}/sandbox/api"
+        account["LOADER_URL"] = f"/sandbox/loader/{account['PORTAL_ID']}.js"
+    with ExitStack() as stack:
+        sys.modules[URLCONF] = urlconf
+        stack.callback(sys.modules.pop, URLCONF)
+        stack.enter_context(
+            override_settings(DEBUG=True, ROOT_URLCONF=URLCONF, HUBSPOT_IDENTIFY={**values, **overrides})
+        )
+        stack.enter_context(_app_isolated(_PrivateCaches(), CallSession, Workers()))
+        stack.callback(sandbox.reset)  # ends the calls that are waiting
+        sandbox.reset()
+        yield sandbox
 
 
 class _PrivateCaches:
@@ -241,26 +300,85 @@ class _PrivateCaches:
         return self._cache
 
 
-class _Adapter(BaseAdapter):
-    """Responds where requests would open a socket."""
+class _Session(CallSession):
+    """Responds where requests would open a socket. Libraries that mock requests replace what this does not call."""
 
-    def __init__(self, respond: Responder) -> None:
-        super().__init__()
+    def __init__(self, adapter: BaseAdapter, respond: Responder) -> None:
+        super().__init__(adapter)
         self._respond = respond
 
-    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         return self._respond(request)
 
-    def close(self) -> None:
-        pass
+
+class _CallersThread(Workers):
+    """Runs each job at once in the thread that submits it, or on a worker thread if its call will block."""
+
+    def __init__(self, will_block: Callable[[], bool]) -> None:
+        super().__init__()
+        self._will_block = will_block
+
+    def submit(self, job: Job, *, may_take_last_slot: bool = True) -> Job | None:
+        if self._will_block():
+            return super().submit(job, may_take_last_slot=may_take_last_slot)
+        try:
+            _database_is_usable()
+        except SynchronousOnlyOperation:  # in an event loop, where the site's callables and receivers would fail
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(_run_and_disconnect, job).result()
+        else:
+            _run(job)
+        return job
+
+
+@async_unsafe("")
+def _database_is_usable() -> None:
+    pass
+
+
+def _run(job: Job) -> None:
+    job.started = True
+    try:
+        job.run(client_module.TokenClient())
+    finally:
+        job.finish()
+
+
+def _run_and_disconnect(job: Job) -> None:
+    try:
+        _run(job)
+    finally:
+        connections.close_all()
+
+
+def _read_after_fetch(visitor: Visitor, account: Account) -> CacheLookup:
+    """Read the cache again if there was no token. The first read has made the call."""
+    lookup = read_cache_and_schedule(visitor, account)
+    return read_cache_and_schedule(visitor, account) if lookup.pending else lookup
 
 
 @contextmanager
-def _network_replaced(respond: Responder, caches: _PrivateCaches) -> Iterator[None]:
+def _network_replaced(
+    respond: Responder, caches: _PrivateCaches, will_block: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
+    with (
+        _app_isolated(caches, lambda adapter: _Session(adapter, respond), _CallersThread(will_block)),
+        mock.patch.object(services_module, "read_cache_and_schedule", _read_after_fetch),
+        mock.patch.object(identification_module, "read_cache_and_schedule", _read_after_fetch),
+    ):
+        yield
+
+
+@contextmanager
+def _app_isolated(
+    caches: _PrivateCaches, session: Callable[[BaseAdapter], CallSession], workers: Workers
+) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(caches.clear)
         stack.callback(_forget_process_state)
-        stack.enter_context(mock.patch.object(client_module, "CallAdapter", return_value=_Adapter(respond)))
+        stack.callback(workers.end_idle_threads)
+        stack.enter_context(mock.patch.object(client_module, "CallSession", session))
+        stack.enter_context(mock.patch.object(fetch_module, "get_workers", return_value=workers))
         stack.enter_context(mock.patch.object(store_module, "caches", caches))
         stack.callback(_join)
         _forget_process_state()
@@ -268,14 +386,12 @@ def _network_replaced(respond: Responder, caches: _PrivateCaches) -> Iterator[No
 
 
 def join_threads(seconds: float) -> bool:
-    """Wait until no worker thread of the app runs, for so many seconds, and return whether that is the case."""
+    """Wait until no worker thread of the app is busy, for so many seconds, and return whether that is the case."""
     end = time.monotonic() + seconds
-    while threads := [thread for thread in threading.enumerate() if thread.name.startswith("hubspot-identify")]:
+    while any(thread.name.startswith(BUSY_NAME) for thread in threading.enumerate()):
         if time.monotonic() >= end:
             return False
-        for thread in threads:
-            with suppress(RuntimeError):  # it is just about to start
-                thread.join(max(0.0, end - time.monotonic()))
+        time.sleep(0.002)
     return True
 
 
@@ -285,7 +401,6 @@ def _join() -> None:
 
 
 def _forget_process_state() -> None:
-    reset_workers()
     reset_accounts()
     reset_log_throttle()
 

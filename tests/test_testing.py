@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.test import Client
+from django.urls import path, reverse
+from django.utils.asyncio import async_unsafe
 from pytest_django import Settings
+from requests.adapters import HTTPAdapter
 from support.clocks import GENEROUS_TIMEOUT
 from support.server import TokenServer
+from support.site import serving_site, urlconf
 
-from hubspot_identify import exceptions, services, testing
-from hubspot_identify._tokens.workers import get_workers
+from hubspot_identify import exceptions, services, signals, testing
 from hubspot_identify.conf import get_config
-from hubspot_identify.testing import FAILURES, UnmockedCallError, fake_hubspot, join_threads, no_hubspot
+from hubspot_identify.testing import (
+    FAILURES,
+    UnmockedCallError,
+    fake_hubspot,
+    hubspot_sandbox,
+    join_threads,
+    no_hubspot,
+)
 from hubspot_identify.visitors import Visitor
 
 ADA = Visitor("ada@example.com", "Ada", "Lovelace", context=(("plan", "pro"),))
@@ -179,19 +193,41 @@ def test_held_call_returns_a_token_when_it_is_released(browser: Client) -> None:
     assert hubspot.calls == 1
 
 
+def test_held_calls_take_worker_slots_and_fail_after_the_timeout() -> None:
+    """A test of an outage gets what the site would: a timeout for the waiting caller, and a failure on record."""
+    with fake_hubspot(TIMEOUT=0.1) as hubspot:
+        hubspot.hold()
+        failures: list[Exception] = []
+        failed = threading.Event()
+
+        def record(error: Exception, **_: object) -> None:
+            failures.append(error)
+            failed.set()
+
+        signals.token_failed.connect(record)
+        with pytest.raises(exceptions.TransportError):
+            services.create_token(ADA)
+        assert services.get_token(ADA, wait=GENEROUS_TIMEOUT) is None
+        assert failed.wait(GENEROUS_TIMEOUT)
+        assert [type(error) for error in failures] == [exceptions.TransportError]
+        hubspot.release()
+        hubspot.settle()
+        token = services.get_token(ADA)  # HubSpot's late response
+    assert token is not None
+    assert hubspot.calls == 2
+
+
 def test_no_thread_outlives_the_block() -> None:
-    """At the end of the block a held call is released, its thread ends, and the workers are replaced."""
+    """At the end of the block a held call is released, and its thread ends."""
     before = set(threading.enumerate())
     with fake_hubspot() as hubspot:
         hubspot.hold()
         assert services.get_token(ADA) is None
-        inside = get_workers()
         threads = set(threading.enumerate()) - before
     assert threads
     for thread in threads:  # its job is done, but the thread itself may need a moment to end
-        thread.join(5)
+        thread.join(GENEROUS_TIMEOUT)
     assert set(threading.enumerate()) <= before
-    assert get_workers() is not inside
 
 
 def test_thread_that_does_not_end_raises(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +241,9 @@ def test_thread_that_does_not_end_raises(monkeypatch: pytest.MonkeyPatch) -> Non
 
     def hang_in_block() -> None:
         with fake_hubspot(API_KEY=hang) as hubspot:
+            hubspot.hold()
             services.get_token(ADA)
+            hubspot.release()
             with pytest.raises(AssertionError):
                 hubspot.settle()
             settled.append(True)
@@ -218,13 +256,109 @@ def test_thread_that_does_not_end_raises(monkeypatch: pytest.MonkeyPatch) -> Non
     assert join_threads(GENEROUS_TIMEOUT)
 
 
+# Where the calls are made
+
+
+@pytest.fixture
+def threads_of_receivers() -> Iterator[list[threading.Thread]]:
+    """The threads on which the app has announced tokens and failures."""
+    threads: list[threading.Thread] = []
+
+    def record(**_: object) -> None:
+        threads.append(threading.current_thread())
+
+    signals.token_created.connect(record)
+    signals.token_failed.connect(record)
+    yield threads
+    signals.token_created.disconnect(record)
+    signals.token_failed.disconnect(record)
+
+
+def test_calls_are_made_in_the_thread_of_the_test(
+    monkeypatch: pytest.MonkeyPatch, browser: Client, threads_of_receivers: list[threading.Thread]
+) -> None:
+    """The first request has the token or the failure. Receivers share the test's thread, so also its transaction."""
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: pytest.fail(f"{thread} was started"))
+    with fake_hubspot() as hubspot:
+        response = browser.get(reverse("hubspot_identify:identity"), headers={"X-HubSpot-Identify": "1"})
+        assert (response.status_code, response.json()["identity"]["email"]) == (200, "ada@example.com")
+        assert services.get_token(Visitor("grace@example.com")) is not None
+        hubspot.fail(503)
+        assert services.get_token(Visitor("eve@example.com")) is None
+    assert threads_of_receivers == [threading.current_thread()] * 3
+
+
+def test_clock_that_is_frozen_on_one_thread_does_not_prevent_tokens(
+    monkeypatch: pytest.MonkeyPatch, browser: Client
+) -> None:
+    """freezegun gives the true time to functions that are called directly from a thread's start."""
+    this, true_time = threading.current_thread(), time.time
+    frozen = true_time() - 1e8
+    monkeypatch.setattr(time, "time", lambda: frozen if threading.current_thread() is this else true_time())
+    with fake_hubspot() as hubspot:
+        first, second = hubspot.identity_of(browser), hubspot.identity_of(browser)
+    assert first is not None
+    assert first == second
+    assert hubspot.calls == 1
+
+
+def test_wait_ends_although_the_clock_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a held call nor a used up rate limit makes a test with a frozen clock endless."""
+    frozen = time.time(), time.monotonic()
+    monkeypatch.setattr(time, "time", lambda: frozen[0])
+    monkeypatch.setattr(time, "monotonic", lambda: frozen[1])
+    with fake_hubspot(RATE_LIMIT=1) as hubspot:
+        hubspot.hold()
+        assert services.get_token(ADA, wait=0.02) is None
+        hubspot.release()
+        hubspot.settle()
+        tokens = [services.get_token(Visitor(f"{number}@example.com"), wait=0.02) for number in range(20)]
+    assert tokens[0] is not None
+    assert tokens[-1] is None
+
+
+def test_libraries_that_mock_requests_do_not_prevent_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """requests-mock and httmock replace methods of ``Session``, and responses replaces ``HTTPAdapter.send``."""
+
+    def refuse(*args: object, **options: object) -> None:
+        pytest.fail("The call went through the library's mock.")
+
+    for target, name in ((requests.Session, "send"), (requests.Session, "get_adapter"), (HTTPAdapter, "send")):
+        monkeypatch.setattr(target, name, refuse)
+    with fake_hubspot():
+        assert services.get_token(ADA) is not None
+
+
+@async_unsafe("The database cannot be used in an event loop.")
+def key_from_the_database() -> str:
+    return "key"
+
+
+def test_calls_of_asynchronous_code_can_use_the_database() -> None:
+    """Callables and receivers of the site are never called in the event loop, where Django refuses the ORM."""
+    created: list[str] = []
+
+    @async_unsafe("The database cannot be used in an event loop.")
+    def record(visitor: Visitor, **_: object) -> None:
+        created.append(visitor.email)
+
+    async def main() -> tuple[object, object, object]:
+        other, third = Visitor("grace@example.com"), Visitor("eve@example.com")
+        return await services.aget_token(ADA), await services.acreate_token(other), services.get_token(third)
+
+    signals.token_created.connect(record)
+    with fake_hubspot(API_KEY=key_from_the_database):
+        tokens = asyncio.run(main())
+    assert None not in tokens
+    assert created == ["ada@example.com", "eve@example.com"]
+
+
 def test_cache_is_empty_after_the_block() -> None:
     """A token created in one block is neither in the next block nor in the site's own cache."""
     for _ in range(2):
         with fake_hubspot() as hubspot:
-            assert services.get_token(ADA) is None
-            hubspot.settle()
-            assert services.get_token(ADA) is not None
+            assert services.get_token(ADA) == services.get_token(ADA) is not None
+        assert hubspot.calls == 1
     with no_hubspot(), pytest.raises(UnmockedCallError), no_hubspot():
         assert services.get_token(ADA) is None
 
@@ -258,6 +392,55 @@ def test_network_is_available_after_the_block(settings: Settings, token_server: 
     assert token_server.calls == 0
     services.create_token(ADA)
     assert token_server.calls == 1
+
+
+# The sandbox on a live server; the manual's example is tested in tests/browser/
+
+
+@pytest.fixture
+def live_site(settings: Settings) -> Iterator[str]:
+    """The origin of a running site, in a suite that disables the chat. The sandbox is neither installed nor routed."""
+    settings.HUBSPOT_IDENTIFY = {
+        "ENABLED": False,
+        "BASE_URL": "https://api.hubapi.com",
+        "ACCOUNTS": {"eu": {"REGION": "eu1", "PORTAL_ID": "456", "BASE_URL": "https://api-eu1.hubapi.com"}},
+    }
+    settings.ROOT_URLCONF = urlconf(path("forbidden/", forbidden))
+    settings.ROOT_URLCONF.handler403 = lambda request, exception: HttpResponse("the site's own page", status=403)
+    with serving_site() as origin:
+        yield origin
+
+
+def forbidden(request: HttpRequest) -> HttpResponse:
+    raise PermissionDenied
+
+
+def test_sandbox_replaces_hubspot_on_a_live_server(settings: Settings, live_site: str) -> None:
+    """Each account gets tokens and the loader of its portal from the sandbox, even if the suite forbids calls."""
+    loaders = []
+    with no_hubspot(), hubspot_sandbox(live_site, RATE_LIMIT=5) as sandbox:
+        for account, region in ((None, ""), ("eu", "eu1")):
+            token = services.get_token(ADA, wait=GENEROUS_TIMEOUT, account=account)
+            assert token is not None
+            assert sandbox.contact_for(ADA.email, token.value) is not None
+            config = get_config(account)
+            assert (config.rate_limit, config.region) == (5, region or "na1")
+            loaders.append(config.loader)
+            assert requests.get(f"{live_site}{config.loader}", timeout=GENEROUS_TIMEOUT).status_code == 200
+        assert len(sandbox.calls) == 2
+        assert requests.get(f"{live_site}/forbidden/", timeout=GENEROUS_TIMEOUT).text == "the site's own page"
+    assert loaders == ["/sandbox/loader/123.js", "/sandbox/loader/456.js"]
+    assert requests.get(f"{live_site}{loaders[0]}", timeout=GENEROUS_TIMEOUT).status_code == 404
+    assert (settings.DEBUG, settings.HUBSPOT_IDENTIFY["ENABLED"], len(sandbox.calls)) == (False, False, 0)
+
+
+def test_hung_sandbox_does_not_delay_pages_and_ends_with_the_block(live_site: str) -> None:
+    """Its calls are on worker threads, as on the site."""
+    with hubspot_sandbox(live_site) as sandbox:
+        sandbox.set_scenario("hung")
+        assert services.get_token(ADA) is None
+    assert join_threads(0.0)
+    assert sandbox.scenario == "healthy"
 
 
 @pytest.mark.slow

@@ -16,9 +16,10 @@ from django.utils.safestring import SafeString
 from hubspot_identify import csp, services
 from hubspot_identify._tokens.entries import VisitorToken
 from hubspot_identify.exceptions import APIError, HubSpotIdentifyError, RateLimitError
+from hubspot_identify.sandbox.state import Thread
 from hubspot_identify.services import Identification
 from hubspot_identify.signals import token_created, token_failed
-from hubspot_identify.testing import FakeHubSpot, fake_hubspot, no_hubspot
+from hubspot_identify.testing import FakeHubSpot, fake_hubspot, hubspot_sandbox, no_hubspot
 from hubspot_identify.visitors import Visitor
 from hubspot_identify.widget import render_script
 
@@ -97,8 +98,8 @@ def test_of_a_site(client: Client) -> None:
         hubspot.fail(RateLimitError)
         hubspot.fail(477)
         hubspot.fail(ValueError)  # type: ignore[arg-type]
-    with no_hubspot():
-        pass
+    with no_hubspot(), hubspot_sandbox("http://127.0.0.1:8081", PAGE_WAIT=0) as sandbox:
+        assert_type(sandbox.threads(), list[Thread])
 
 
 def mistakes(visitor: Visitor, request: HttpRequest) -> None:

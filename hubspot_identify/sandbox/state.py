@@ -6,6 +6,7 @@ It is one object, :data:`sandbox`, in the memory of one process. All of its meth
 from __future__ import annotations
 
 import itertools
+import logging
 import secrets
 import threading
 import time
@@ -15,8 +16,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from ..logs import log_throttled
+
+logger = logging.getLogger(__name__)
+
 TOKEN_LIFETIME = 12 * 60 * 60.0
 """Seconds."""
+
+PREFIX = "sandbox."
 
 RATE_LIMIT = 190
 RATE_WINDOW = 10.0
@@ -28,6 +35,12 @@ MAX_THREADS = 1000
 MAX_MESSAGES = 200
 MAX_TEXT = 2000
 """Limits of the memory. Beyond them, the oldest item is removed. A text is truncated to MAX_TEXT characters."""
+
+NOT_ISSUED = (
+    "The sandbox shows an unknown visitor, because this process did not issue the visitor's token. Processes do not "
+    "share the sandbox's tokens, and a restart deletes them: serve the site with one process, such as runserver, and "
+    "clear the cache after a restart."
+)
 
 
 class Scenario(StrEnum):
@@ -72,9 +85,10 @@ class IssuedToken:
 
 @dataclass(slots=True)
 class Thread:
-    """One conversation: of a contact, or of a browser with its ``messagesUtk`` cookie."""
+    """One conversation in a portal: of a contact, or of a browser with its ``messagesUtk`` cookie."""
 
     id: int
+    portal: str
     utk: str
     contact: Contact | None = None
     claimed: str = ""
@@ -156,7 +170,7 @@ class Sandbox:
         """Issue a new token for an address, which is valid for twelve hours."""
         now = self._clock()
         # The token contains every special character that tokens may contain, so that an encoded token is noticed.
-        token = f"sandbox.{secrets.token_urlsafe(48)}/~{secrets.token_hex(4)}=="
+        token = f"{PREFIX}{secrets.token_urlsafe(48)}/~{secrets.token_hex(4)}=="
         with self._changed:
             self._tokens = {text: issued for text, issued in self._tokens.items() if issued.expires_at > now}
             self._tokens[token] = IssuedToken(email, first_name[:MAX_TEXT], last_name[:MAX_TEXT], now + TOKEN_LIFETIME)
@@ -169,16 +183,18 @@ class Sandbox:
         """Return the contact with an address, or ``None`` without a valid token that was issued for this address."""
         with self._changed:
             issued = self._tokens.get(token)
+            if not issued and token.startswith(PREFIX):
+                log_throttled(logger, logging.WARNING, NOT_ISSUED)
             if not issued or issued.expires_at <= self._clock() or issued.email.lower() != email.lower():
                 return None
             contact = self._contacts.get(issued.email.lower())
             return contact or Contact(issued.email, issued.first_name, issued.last_name)
 
-    def thread(self, email: str, token: str, utk: str) -> Thread | None:
+    def thread(self, email: str, token: str, utk: str, portal: str = "") -> Thread | None:
         """Return the latest conversation of a visitor: that of the contact, or else that of the browser."""
         with self._changed:
             contact = self.contact_for(email, token)
-            for thread in reversed(self._threads):
+            for thread in (each for each in reversed(self._threads) if each.portal == portal):
                 if contact:
                     if thread.contact and thread.contact.email.lower() == contact.email.lower():
                         return thread
@@ -186,20 +202,22 @@ class Sandbox:
                     return thread
             return None
 
-    def link_to_contact(self, email: str, token: str, utk: str) -> None:
+    def link_to_contact(self, email: str, token: str, utk: str, portal: str = "") -> None:
         """Link the anonymous conversations of a browser to the contact that its visitor was identified as."""
         with self._changed:
             contact = self.contact_for(email, token)
             for thread in self._threads:
-                if contact and utk and thread.utk == utk and thread.contact is None:
+                if contact and utk and (thread.portal, thread.utk, thread.contact) == (portal, utk, None):
                     thread.contact = self._save_contact(email, token)
 
-    def add_message(self, text: str, *, email: str = "", token: str = "", utk: str = "", page: str = "") -> Thread:
+    def add_message(
+        self, text: str, *, email: str = "", token: str = "", utk: str = "", portal: str = "", page: str = ""
+    ) -> Thread:
         """Add a message of a visitor to the visitor's conversation, or to a new one."""
         with self._changed:
-            thread = self.thread(email, token, utk)
+            thread = self.thread(email, token, utk, portal)
             if thread is None:
-                thread = Thread(id=next(self._thread_ids), utk=utk[:MAX_TEXT])
+                thread = Thread(id=next(self._thread_ids), portal=portal, utk=utk[:MAX_TEXT])
                 self._threads.append(thread)
             if contact := self._save_contact(email, token):
                 thread.contact = contact

@@ -21,6 +21,8 @@ from . import api
 from .state import Scenario, Thread, sandbox
 
 FILES = Path(__file__).parent / "files"
+#: Of the sandbox's own pages. The middleware of sites adds no other, whose nonces and hosts would not match.
+POLICY = "default-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'self'"
 TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
 
 
@@ -55,7 +57,8 @@ def create_token(request: HttpRequest) -> HttpResponse:
 def file(request: HttpRequest, name: str, portal: str = "") -> HttpResponse:
     """Serve one of the sandbox's files, which do not depend on the site's static files and templates."""
     path = FILES / name
-    return HttpResponse(path.read_bytes(), content_type=f"{TYPES[path.suffix]}; charset=utf-8")
+    content_type = f"{TYPES[path.suffix]}; charset=utf-8"
+    return HttpResponse(path.read_bytes(), content_type=content_type, headers={"Content-Security-Policy": POLICY})
 
 
 @development_only
@@ -64,7 +67,7 @@ def livechat(request: HttpRequest, portal: str) -> HttpResponse:
     """Tell the widget whether the visitor is a contact, before it shows the chat. E-mail and token are in the URL."""
     email, token = request.GET.get("email", ""), request.GET.get("identificationToken", "")
     if "setIdentification" in request.GET:
-        sandbox.link_to_contact(email, token, request.GET.get("messagesUtk", ""))
+        sandbox.link_to_contact(email, token, request.GET.get("messagesUtk", ""), portal)
     return JsonResponse({"known": sandbox.contact_for(email, token) is not None})
 
 
@@ -73,7 +76,7 @@ def livechat(request: HttpRequest, portal: str) -> HttpResponse:
 def thread(request: HttpRequest, portal: str) -> HttpResponse:
     """Return the conversation to the chat's iframe, after adding the message ``text``, if there is one."""
     data = json.loads(request.body)
-    visitor = {name: str(data.get(name) or "") for name in ("email", "token", "utk")}
+    visitor = {name: str(data.get(name) or "") for name in ("email", "token", "utk")} | {"portal": portal}
     contact = sandbox.contact_for(visitor["email"], visitor["token"])
     before = sandbox.thread(**visitor)
     text = str(data.get("text") or "").strip()
@@ -93,6 +96,7 @@ def thread_as_json(thread: Thread) -> dict[str, Any]:
     contact = thread.contact
     return {
         "id": thread.id,
+        "portal": thread.portal,
         "visitor": contact.name if contact else "Unknown visitor",
         "email": contact.email if contact else None,
         "verified": contact is not None,
@@ -120,7 +124,8 @@ def inbox(request: HttpRequest) -> HttpResponse:
     """Show the support agent's inbox: the conversations of contacts and unknown visitors."""
     threads = [thread_as_json(each) for each in sandbox.threads()]
     context = Context({"threads": threads, "scenario": sandbox.scenario.value})
-    return HttpResponse(engine().get_template("inbox.html").render(context))
+    html = engine().get_template("inbox.html").render(context)
+    return HttpResponse(html, headers={"Content-Security-Policy": POLICY})
 
 
 @development_only

@@ -7,7 +7,7 @@ from django.http import HttpResponse
 from playwright.sync_api import expect
 
 from browser.conftest import ANONYMOUS, HOST, STORED_SUBJECT, Tab
-from browser.site import ADA, EMBED_CODE, GRACE, TAG, Site, identity_response
+from browser.site import ADA, EMBED_CODE, GRACE, PORTAL, TAG, Site, identity_response
 from hubspot_identify.sandbox.state import sandbox
 
 pytestmark = pytest.mark.browser
@@ -21,7 +21,7 @@ THREAD = "utk-of-before"
 def add_conversation(tab: Tab) -> None:
     """Add an anonymous conversation that was begun in this browser."""
     tab.set_cookie("messagesUtk", THREAD, sameSite="Lax")
-    sandbox.add_message(MESSAGE, utk=THREAD)
+    sandbox.add_message(MESSAGE, utk=THREAD, portal=PORTAL)
 
 
 # ---- from page to page

@@ -52,6 +52,21 @@ def test_token_identifies_only_its_address_for_twelve_hours(sandbox: Sandbox, cl
     assert sandbox.contact_for("ada@example.com", token) is None
 
 
+def test_token_of_another_process_is_logged_without_the_token(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """Sandboxes do not share their tokens. The log says so once, and says nothing of other invalid tokens."""
+    token = Sandbox(clock).issue("ada@example.com")
+    here = Sandbox(clock)
+    here.contact_for("ada@example.com", "invalid")
+    here.contact_for("ada@example.com", "")
+    assert caplog.records == []
+    for _ in range(2):
+        assert here.contact_for("ada@example.com", token) is None
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "process" in record.getMessage()
+    assert token not in record.getMessage()
+
+
 def test_rate_limit_is_a_rolling_window_for_each_credential(sandbox: Sandbox, clock: Clock) -> None:
     """190 calls are allowed in any ten seconds."""
     assert [sandbox.remaining("key") for _ in range(RATE_LIMIT)] == list(reversed(range(RATE_LIMIT)))

@@ -72,6 +72,29 @@ def test_inbox_shows_contacts_and_claimed_addresses(sandbox: Sandbox) -> None:
     assert threads[0]["visitor"] == threads[2]["visitor"]
 
 
+def test_conversations_belong_to_the_portal_of_the_chat(sandbox: Sandbox) -> None:
+    """A contact has a conversation in each portal, and so has an anonymous browser. The inbox names the portals."""
+    client = Client()
+    ada = {"email": "ada@example.com", "token": sandbox.issue("ada@example.com")}
+    browser = {"utk": "of the browser"}
+    for portal in ("123", "456"):
+        for number, visitor in enumerate((ada, browser), 1):
+            body = {**visitor, "text": f"{number} in {portal}"}
+            response = client.post(f"/sandbox/chat/{portal}/thread/", body, content_type="application/json")
+            assert response.json()["messages"] == [f"{number} in {portal}"]
+    texts = ["".join(article.itertext()) for article in inbox().iter("article")]
+    assert ["456" in text and "123" not in text for text in texts] == [True, True, False, False]
+    query = {"setIdentification": "true", "email": ada["email"], "identificationToken": ada["token"]}
+    client.get("/sandbox/livechat/456/", {**query, "messagesUtk": browser["utk"]})
+    threads = client.get("/sandbox/inbox.json").json()["threads"]
+    assert [(thread["portal"], thread["verified"]) for thread in threads] == [
+        ("456", True),
+        ("456", True),
+        ("123", False),
+        ("123", True),
+    ]
+
+
 def test_inbox_escapes_messages(sandbox: Sandbox) -> None:
     """Markup in a message is shown as text."""
     sandbox.add_message("<script>alert(1)</script>")
@@ -106,6 +129,15 @@ def test_post_from_the_same_site_is_accepted(sandbox: Sandbox) -> None:
     """The chat's own frame and the pages of the site may send messages."""
     client = Client(headers={"origin": "http://testserver"})
     assert client.post("/sandbox/scenario/", {"scenario": "500"}).status_code == 200
+
+
+def test_sites_policy_does_not_replace_that_of_the_sandbox(sandbox: Sandbox, settings: Settings) -> None:
+    """Chat and inbox run the sandbox's own scripts only, whatever the policy of the site allows."""
+    settings.MIDDLEWARE = ["csp.middleware.CSPMiddleware"]
+    settings.CONTENT_SECURITY_POLICY = {"DIRECTIVES": {"default-src": ["'none'"], "frame-ancestors": ["'none'"]}}
+    for page in ("chat/123", "inbox"):
+        policy = Client().get(f"/sandbox/{page}/").headers["Content-Security-Policy"]
+        assert {"default-src 'self'", "frame-ancestors 'self'"} <= set(policy.split("; "))
 
 
 def test_chat_can_be_framed_by_its_own_site(sandbox: Sandbox, settings: Settings) -> None:
