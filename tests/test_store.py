@@ -196,7 +196,7 @@ def test_value_that_the_cache_refused_is_kept_in_the_process(faulty_cache: type[
 def test_own_value_replaces_the_one_that_the_cache_still_has(
     faulty_cache: type[FaultyCache], clock: Clock, instead: Callable[..., object]
 ) -> None:
-    """This applies until another process has stored a newer value. The own value does not return after that."""
+    """When another process has stored a newer value, that one is used, and the own value does not return."""
     store = Store("default")
     caches["default"].set("key", "old")
     assert store.get("key") == "old"
@@ -232,7 +232,7 @@ def test_what_was_read_is_used_only_while_the_cache_is_down(faulty_cache: type[F
 
 
 def test_what_was_written_is_available_while_the_cache_is_down(faulty_cache: type[FaultyCache], clock: Clock) -> None:
-    """This process need not have read it before."""
+    """A value that this process wrote is available even if the process has never read it."""
     store = Store("default")
     store.set("key", "value", 60)
     faulty_cache.instead["*"] = refused
@@ -242,7 +242,7 @@ def test_what_was_written_is_available_while_the_cache_is_down(faulty_cache: typ
 def test_cache_that_ignores_its_errors_is_bypassed_for_writing(
     faulty_cache: type[FaultyCache], clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Every ``add`` is refused, but there is nothing to read. Locks then work within the process."""
+    """If every ``add`` is refused but nothing can be read, locks work only within the process."""
     store = Store("default")
     caches["default"].set("read-before", "value")
     assert store.get("read-before") == "value"
@@ -295,7 +295,7 @@ def test_missing_counter_is_not_a_failure(faulty_cache: type[FaultyCache], error
     """``incr()`` of django-valkey raises a ``TypeError`` for a missing key, where Django's raises a ``ValueError``."""
 
     def incr(*_: object, **__: object) -> int:
-        caches["default"].delete("counter")  # it is evicted, or the cache stores nothing
+        caches["default"].delete("counter")  # as if it was evicted, or the cache stores nothing
         raise error
 
     faulty_cache.instead["incr"] = incr
@@ -356,6 +356,19 @@ def test_memory_of_the_process_is_bounded(faulty_cache: type[FaultyCache], opera
     kept = [number for number in numbers if store.get(f"key{number}") == number]
     assert LOCAL_ENTRIES <= len(kept) <= 2 * LOCAL_ENTRIES
     assert kept == [*numbers][-len(kept) :]
+
+
+def test_replaced_value_does_not_return_when_there_are_too_many_others(faulty_cache: type[FaultyCache]) -> None:
+    """In a long outage, the process forgets what it could not write. It does not use the older value instead."""
+    store = Store("default")
+    caches["default"].set("key", "token")
+    assert store.get("key") == "token"
+    faulty_cache.instead["*"] = refused
+    store.set("key", "forgotten", 60)
+    assert store.get("key") == "forgotten"
+    for number in range(2 * LOCAL_ENTRIES):
+        store.set(f"key{number}", number, 60)
+    assert store.get("key") is None
 
 
 @pytest.mark.parametrize("cache_backend", ["locmem", "file", "database"], indirect=True)

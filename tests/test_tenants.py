@@ -26,6 +26,7 @@ from pytest_django import Settings
 from support.app_settings import configure
 from support.caches import CacheBackend
 from support.clocks import GENEROUS_TIMEOUT, wait_until
+from support.faulty_cache import FaultyCache, refused
 from support.logs import logged
 from support.pages import keep_token, render_django, script_attributes
 from support.server import TokenServer
@@ -188,6 +189,36 @@ def test_forget_token_applies_to_one_tenant(cached: TokenServer) -> None:
     assert [entry_of(name).token for name in TENANTS] == [None, tokens[1] and tokens[1].value]
 
 
+def test_outage_shows_no_tenant_the_token_of_another(
+    settings: Settings, hubspot: TokenServer, faulty_cache: type[FaultyCache]
+) -> None:
+    """What a process has read is kept for each tenant, although users of two tenants have the same address."""
+    set_key_function(settings, schema_key)
+    tokens = [fetch(name) for name in TENANTS]
+    assert None not in tokens
+    faulty_cache.instead["*"] = refused
+    found = []
+    for name in (*TENANTS, "initech"):
+        with tenant(name):
+            found.append(services.get_token(ADA))
+    assert found == [*tokens, None]
+
+
+def test_token_that_could_not_be_removed_is_forgotten_for_its_tenant(
+    settings: Settings, hubspot: TokenServer, faulty_cache: type[FaultyCache]
+) -> None:
+    """A page of another tenant does not bring it back."""
+    set_key_function(settings, schema_key)
+    tokens = [fetch(name) for name in TENANTS]
+    faulty_cache.instead["set"] = refused
+    with tenant("acme"):
+        services.forget_token(ADA)
+    with tenant("globex"):
+        assert services.get_token(ADA) == tokens[1]
+    with tenant("acme"):
+        assert services.get_token(ADA) is None
+
+
 def test_failure_of_an_overdue_call_is_recorded_for_its_tenant(cached: TokenServer, settings: Settings) -> None:
     """The thread that waits for the deadline uses the keys of the tenant."""
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "TIMEOUT": 0.2}
@@ -269,7 +300,7 @@ def visit(settings: Settings, client: Client) -> Callable[[str, str], Any]:
 def test_public_schema_without_the_apps_urls_has_an_unidentified_chat(
     visit: Callable[[str, str], Any], settings: Settings, caplog: pytest.LogCaptureFixture, delivery: str | None
 ) -> None:
-    """Its pages contain no identity. They say so in the log once, and the tenants' pages work as usual."""
+    """Its pages contain no identity, and this is logged once. The tenants' pages work as usual."""
     configure(settings, DELIVERY=delivery)
     endpoint = script_attributes(visit("acme", "/page/").content.decode())["data-endpoint"]
     assert visit("acme", endpoint).json()["identity"]["token"] == "token-of-ada"
@@ -283,7 +314,7 @@ def test_public_schema_without_the_apps_urls_has_an_unidentified_chat(
 def test_public_schema_with_the_apps_urls_identifies_visitors(
     visit: Callable[[str, str], Any], settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """``PUBLIC_SCHEMA_URLCONF`` includes the URLs, maybe at another path."""
+    """``PUBLIC_SCHEMA_URLCONF`` may include the app's URLs at another path."""
     settings.PUBLIC_SCHEMA_URLCONF = (PAGE, path("chat/", include("hubspot_identify.urls")))
     endpoint = script_attributes(visit("public", "/page/").content.decode())["data-endpoint"]
     assert endpoint == "/chat/identity/"

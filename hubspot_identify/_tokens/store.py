@@ -1,7 +1,7 @@
 """Guarded access to the site's cache: a cache that fails never affects a visitor.
 
-An operation that raises or takes more than a second counts as a failure. So does a key that cannot be added because it
-exists, but cannot be read either: some caches ignore their errors. After a failure, the cache is bypassed for some
+An operation that raises or takes more than a second counts as a failure. It is also a failure if a key can neither be
+added, because it exists, nor be read: some caches ignore their errors. After a failure, the cache is bypassed for some
 seconds: completely if it cannot be read, and otherwise only for writing.
 
 Meanwhile, this process uses memory of its own: what it could not write, and what it has read before. A value that the
@@ -38,18 +38,18 @@ Value = TypeVar("Value")
 
 
 class NotStoredError(Exception):
-    """The cache neither adds a key nor returns it."""
+    """The cache neither adds a key nor returns its value."""
 
 
 class Memory:
     """Values of this process: at least the last :data:`LOCAL_ENTRIES`. They expire by the monotonic clock.
 
-    Every page that reads an entry sets a value, so it must be cheap: when there are enough recent values, they replace
-    the older ones.
+    Every page that reads an entry calls :meth:`set`, so it must be cheap: when there are enough recent values, they
+    replace the older ones all at once.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # not for set(), where one thread may lose a value because of another
+        self._lock = threading.Lock()  # not used by set(), which may lose a value if two threads call it at once
         self._recent_and_older: tuple[dict[str, tuple[Any, float]], ...] = {}, {}  # with the times when they expire
 
     def get(self, key: str) -> Any:
@@ -80,11 +80,11 @@ class Memory:
 
 
 class Bypass:
-    """Until when one kind of operations is not tried, because the last one failed.
+    """The pause after a failure, during which operations of one kind are not tried.
 
     Attributes:
-        message: for the log.
-        until: on the monotonic clock; 0 while the operations work.
+        message: the text for the log.
+        until: the end of the pause on the monotonic clock; 0 while the operations work.
     """
 
     def __init__(self, action: str) -> None:
@@ -105,7 +105,7 @@ class Store:
         self._writes = Bypass("Not writing to it")
         #: Values that the cache has not stored, each with the value that it was to replace.
         self._unsaved = Memory()
-        #: Values that the cache had when they were last read, for the time in which it is bypassed.
+        #: Values as they were last read from the cache. They are used while the cache is bypassed.
         self._copies = Memory()
         self._first_response_at = math.inf
 
@@ -115,11 +115,11 @@ class Store:
         return time.monotonic() < max(self._reads.until, self._writes.until)
 
     def made_keys(self, *keys: str) -> dict[str, str]:
-        """Return the keys as the cache makes them on this thread, or nothing if its ``KEY_FUNCTION`` fails."""
+        """Return the keys as the cache makes them on this thread, or unchanged if its ``KEY_FUNCTION`` fails."""
         try:
             return {key: caches[self._alias].make_key(key) for key in keys}
         except Exception:  # noqa: BLE001 - it is the site's function; the operations of the cache report it
-            return {}
+            return dict(zip(keys, keys, strict=True))
 
     def using_keys(self, made: Mapping[str, str]) -> AbstractContextManager[None]:
         """Within a block, use keys that another thread made."""
@@ -128,19 +128,21 @@ class Store:
     def get(self, key: str) -> Any:
         """Return the value of a key, or ``None``. One operation of the cache."""
         value = self._call(self._reads, "get", lambda cache: cache.get(key), None)
-        if value is not None:
-            self._copies.set(key, value)
-        unsaved = self._unsaved.get(key)
+        own_key = self._own_key(key)
+        unsaved = self._unsaved.get(own_key)
         if unsaved is not None:
             if value in (None, unsaved[1]):
                 return unsaved[0]
-            self._unsaved.delete(key)  # another process has stored a newer value
-        return self._copies.get(key) if value is None and self.is_down else value
+            self._unsaved.delete(own_key)  # another process has stored a newer value
+        if value is None:
+            return self._copies.get(own_key) if self.is_down else None
+        self._copies.set(own_key, value)
+        return value
 
     def get_many(self, keys: Iterable[str]) -> dict[str, int]:
         """Return the counters of the keys that have one. One operation of the cache.
 
-        It counts as a write: if there is no memory, Redis refuses the transaction with which some back ends do this.
+        It counts as a write, because some back ends use a transaction, which Redis refuses if it is out of memory.
         """
 
         def read(cache: Any) -> dict[str, int]:
@@ -153,15 +155,17 @@ class Store:
 
         def write(cache: Any) -> Any:
             cache.set(key, value, timeout=_whole(ttl))
-            return cache.get(key)  # it may ignore its errors, or store nothing
+            return cache.get(key)  # the cache may ignore its errors, or store nothing
 
-        replaced = self._copies.get(key)
+        own_key = self._own_key(key)
+        _, replaced = self._unsaved.get(own_key) or (None, self._copies.get(own_key))
         stored = self._call(self._writes, "set", write, None)
         if stored in (None, replaced):
-            self._unsaved.set(key, (value, replaced), ttl)
+            self._unsaved.set(own_key, (value, replaced), ttl)
+            self._copies.delete(own_key)  # it must not return when there are too many unsaved values
         else:
-            self._copies.set(key, stored)
-            self._unsaved.delete(key)
+            self._copies.set(own_key, stored)
+            self._unsaved.delete(own_key)
 
     def add(self, key: str, value: Any, ttl: float) -> bool:
         """Keep a value if there is none, and return whether there was none. Atomic on shared back ends."""
@@ -172,11 +176,11 @@ class Store:
                     return True
                 if cache.get(key) is not None:
                     return False
-                time.sleep(REPLICA_LAG)  # it has expired since, or is read from a replica
+                time.sleep(REPLICA_LAG)  # the key has expired since, or is read from a replica
             raise NotStoredError
 
         added = self._call(self._writes, "add", add, None)
-        return self._unsaved.add(key, (value, None), ttl) if added is None else added
+        return self._unsaved.add(self._own_key(key), (value, None), ttl) if added is None else added
 
     def increase(self, key: str, ttl: float, by: int = 1) -> int | None:
         """Add a number to a counter and return it, or ``None`` if the cache cannot. Atomic on Redis and memcached."""
@@ -186,7 +190,7 @@ class Store:
             try:
                 number = int(cache.incr(key, by))
             except Exception:
-                if cache.get(key) is None:  # the cache stores nothing, whatever its incr() raises then
+                if cache.get(key) is None:  # the cache stores nothing; the exception depends on the back end
                     return None
                 raise
             if type(cache).incr is BaseCache.incr:  # which also sets the default lifetime
@@ -198,9 +202,13 @@ class Store:
     def delete(self, *keys: str) -> None:
         """Delete keys."""
         self._call(self._writes, "delete", lambda cache: cache.delete_many(keys), None)
-        for key in keys:
+        for key in self.made_keys(*keys).values():
             self._unsaved.delete(key)
             self._copies.delete(key)
+
+    def _own_key(self, key: str) -> str:
+        """Return the key in this process's memory. Tenants may have separate values for one key of the app."""
+        return self.made_keys(key)[key]
 
     def _call(self, kind: Bypass, operation: str, function: Callable[[Any], Value], fallback: Value) -> Value:
         """Call a function with the cache, and return its result; or the fallback, if the cache is bypassed or fails."""
