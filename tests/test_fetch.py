@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 import time_machine
 from django.core.cache import cache, caches
 from django.core.cache.backends.locmem import LocMemCache
+from django.db import connection
 from pytest_django import Settings
 from support.app_settings import configure
 from support.clocks import GENEROUS_TIMEOUT, wait_until
@@ -677,6 +679,34 @@ def test_signal_is_sent_for_a_failure(
         "thread": "hubspot-identify",
         "error": caught.value,
     }
+
+
+def test_receivers_leave_nothing_for_the_next_visitor(hubspot: TokenServer, settings: Settings) -> None:
+    """The thread is used again. What a receiver or ``API_KEY`` has set in its context or on the database is not."""
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="")
+    found: list[tuple[str, str]] = []
+
+    def look_and_leave(data: str) -> None:
+        found.append((variable.get(), getattr(connection, "tenant", "")))
+        variable.set(data)
+        connection.tenant = data  # type: ignore[attr-defined]
+
+    def api_key() -> str:
+        look_and_leave("key")
+        return "key"
+
+    def receiver(visitor: Visitor, **_: object) -> None:
+        look_and_leave(visitor.email)
+
+    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "API_KEY": api_key}
+    token_created.connect(receiver)
+    try:
+        for visitor in (ADA, EVE):
+            assert services.get_token(visitor, wait=GENEROUS_TIMEOUT) is not None
+            assert join_threads(GENEROUS_TIMEOUT)
+    finally:
+        token_created.disconnect(receiver)
+    assert found == [("", ""), ("", "key")] * 2  # within one call, the database connection is the same
 
 
 def test_receiver_that_raises_does_not_affect_the_token(

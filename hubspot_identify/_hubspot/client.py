@@ -9,6 +9,7 @@ https://developers.hubspot.com/docs/api-reference/conversations-visitor-identifi
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import traceback
 import zlib
 from typing import Any
@@ -128,7 +129,7 @@ def _fetch_key(config: Config) -> str:
     if isinstance(config.api_key, str):
         return config.api_key
     try:
-        key = config.api_key()
+        key = contextvars.copy_context().run(config.api_key)  # it may change variables that the next call must not see
     except Exception as error:  # noqa: BLE001 - it is the site's callable
         problem = f"failed ({type(error).__name__} in {_location(error)})"
     else:
@@ -140,11 +141,12 @@ def _fetch_key(config: Config) -> str:
 
 
 def _location(error: Exception) -> str:
-    """Return the module and line that raised an exception, and those of the callable that led there."""
+    """Return the module and line where an exception was raised, and those in the callable that led there."""
     lines = [
         f"{frame.f_globals.get('__name__')}, line {line}" for frame, line in traceback.walk_tb(error.__traceback__)
     ]
-    inside = lines[1:] or lines  # The first is the call above. There is no other if the callable takes arguments.
+    # The first line is the call above. It is the only one if the callable requires arguments.
+    inside = lines[1:] or lines
     return ", called from ".join(dict.fromkeys((inside[-1], inside[0])))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import math
 import random
@@ -92,7 +93,7 @@ class TokenFetch(Job):
         self._made_keys = account.store.made_keys(self._key, self._lock_key)
         self._state = SCHEDULED
         self._state_lock = threading.Lock()  # a late response may arrive while the deadline is being recorded
-        super().__init__(f"{self._made_keys.get(key)} {key}", account.config.timeout)
+        super().__init__(f"{self._made_keys[key]} {key}", account.config.timeout)
 
     def run(self, client: TokenClient) -> None:
         """Create and store the token, unless another process is doing so or no call is allowed now."""
@@ -187,7 +188,10 @@ class TokenFetch(Job):
 
     def _send(self, signal: Signal, **arguments: object) -> None:
         account = self._account.config.account
-        signal.send_robust(Visitor, visitor=self._visitor, account=account, **arguments)
+        # In a context of its own: a receiver may leave the visitor's data there, for example for the log, and the
+        # thread fetches the tokens of other visitors as well.
+        send = contextvars.copy_context().run
+        send(signal.send_robust, Visitor, visitor=self._visitor, account=account, **arguments)
 
 
 def retry_delay(error: HubSpotIdentifyError) -> float:

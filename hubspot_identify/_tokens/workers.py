@@ -150,9 +150,9 @@ class Workers:
         return job
 
     def finish_jobs(self) -> None:
-        """Wait for the running jobs, for a second at most, because the process exits.
+        """Wait for the running jobs, for at most a second, because the process exits.
 
-        Without this, a reload would lose their tokens, and their locks would keep other processes from fetching them.
+        Otherwise a reload would lose their tokens, and their locks would keep other processes from fetching them again.
         """
         end = time.monotonic() + EXIT_WAIT
         for job in tuple(self._jobs):  # without the lock, which a thread that the server has ended may hold
@@ -173,13 +173,13 @@ class Workers:
             self._jobs.discard(job)
 
     def add_idle_thread(self, thread: WorkerThread) -> None:
-        """Give the next job to a thread, instead of starting another one."""
+        """Add a thread that can run the next job, so that no other thread is started for it."""
         with self._lock:
             thread.name = IDLE_NAME
             self._idle.append(thread)
 
     def remove_idle_thread(self, thread: WorkerThread) -> bool:
-        """Give a thread no job, and return ``True``, unless it has just been given one."""
+        """Remove a thread that can run a job, and return ``True``; or ``False`` if it has just been given one."""
         with self._lock:
             if thread not in self._idle:
                 return False
@@ -271,6 +271,8 @@ def _close_connections() -> None:
     for handler in (connections, caches):
         with _errors_logged():
             handler.close_all()
+    for connection in connections.all(initialized_only=True):
+        del connections[connection.alias]  # with what the site has set on it, such as django-tenants' tenant
 
 
 @contextmanager
