@@ -21,7 +21,7 @@ from django.utils.translation import gettext
 
 from . import delivery
 from ._callables import CallableError
-from ._compat import django_request, page_nonce
+from ._compat import django_request, keep_out_of_page_caches, page_nonce
 from ._tokens.account import Account, account_for, requires_request
 from .eligibility import is_enabled
 from .exceptions import ConfigurationError
@@ -64,6 +64,9 @@ def render_script(
     try:
         return _render(django_request(request), nonce, account, identity)
     except CallableError:
+        if request is not None:  # a cached page without the chat would be served to the other visitors
+            keep_out_of_page_caches(django_request(request))
+            mark_private(django_request(request))
         return NOTHING
     except Exception as error:  # noqa: BLE001 - the page must not fail because of its chat
         raise_or_log(logger, error, "The page has no chat: %s", "The script element cannot be rendered.")
@@ -129,7 +132,7 @@ def _constant_script_url(_storage: object, _debug: object) -> str:
 
 
 def static_url(name: str) -> str:
-    """Return the URL of a static file. In production it has no hash if the storage's manifest lacks the file."""
+    """Return the URL of a static file; in production without a hash if the storage's manifest lacks the file."""
     try:
         return static(name)
     except ValueError:

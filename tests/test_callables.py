@@ -1,4 +1,4 @@
-"""Callables of the site that fail: in production they break no page, and no visitor is identified."""
+"""Callables of the site that fail: in production, they break no page, and the visitor is not identified."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 from django.contrib.auth.models import AnonymousUser
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.test import Client
 from django.utils.functional import SimpleLazyObject
+from django.views.decorators.cache import cache_page
 from pytest_django import Settings
 from support.app_settings import configure
 from support.pages import ada, keep_token, render_django, request_by
 
 from hubspot_identify import services
 from hubspot_identify.exceptions import ConfigurationError, InvalidVisitorError
+from hubspot_identify.middleware import IdentifiedPageMiddleware
 from hubspot_identify.services import Identification
 
 ANONYMOUS = {"subject": None, "identity": None}
@@ -72,14 +74,31 @@ def get(client: Client) -> Any:
 @pytest.mark.parametrize("delivery", ["deferred", "inline"])
 @pytest.mark.parametrize("setting", OF_THE_PAGE)
 def test_page_has_no_chat(settings: Settings, setting: str, delivery: str) -> None:
-    """It is not known whether the visitor may have a chat, or with which portal."""
+    """Without the result, it is unknown whether the visitor may have a chat, or which portal it belongs to."""
     configure(settings, **{setting: fails}, DELIVERY=delivery)
     assert page(request_by(ada())) == ""
 
 
+@pytest.mark.parametrize("setting", OF_THE_PAGE)
+def test_page_without_a_chat_is_not_cached(settings: Settings, setting: str) -> None:
+    """One visitor, whose cookie makes the callable fail, does not remove the chat from the pages of the others."""
+
+    def fails_for_a_cookie(request: HttpRequest) -> Any:
+        return fails() if "broken" in request.COOKIES else {"ENABLED": True}.get(setting)
+
+    configure(settings, **{setting: fails_for_a_cookie})
+    view: Any = IdentifiedPageMiddleware(cache_page(60)(lambda request: HttpResponse(render_django(request))))
+    broken, other = request_by(ada()), request_by(ada())
+    broken.COOKIES["broken"] = "1"
+    responses = [view(request) for request in (broken, other)]
+    assert responses[0].content == b""
+    assert responses[0].headers["Cache-Control"] == "private, no-cache"
+    assert b"<script" in responses[1].content
+
+
 @pytest.mark.parametrize("setting", OF_THE_VISITOR)
 def test_inline_page_is_that_of_an_anonymous_visitor(settings: Settings, setting: str) -> None:
-    """It has the chat, and no subject or token."""
+    """The page has the chat, but no subject and no token."""
     configure(settings, DELIVERY="inline")
     anonymous = page(request_by(AnonymousUser()))
     assert page(request_by(ada())) != anonymous
@@ -106,7 +125,7 @@ def test_endpoint_identifies_no_visitor(settings: Settings, client: Client, sett
 def test_services_identify_no_visitor(
     settings: Settings, setting: str, function: Callable[[HttpRequest], Identification]
 ) -> None:
-    """No view of the site needs to handle the exception."""
+    """The functions do not raise, so the site's views need not handle the exception."""
     assert function(request_by(ada())).identity is not None
     configure(settings, **{setting: fails})
     assert function(request_by(ada())) == Identification(None, None, pending=False)
@@ -137,7 +156,7 @@ def test_failures_of_each_setting_are_logged_once_a_minute(
 def test_failure_of_other_code_of_the_site_is_logged_without_its_text(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The user may come from code of the site as well. The record has the exception and its location."""
+    """An example is a user whom the site's code loads. The record has the type and the location of the exception."""
     configure(settings, DELIVERY="inline")
     assert page(request_by(SimpleLazyObject(fails))) == ""
     (record,) = caplog.records
@@ -149,7 +168,7 @@ def test_failure_of_other_code_of_the_site_is_logged_without_its_text(
 
 @every_setting
 def test_exceptions_are_raised_with_debug(settings: Settings, setting: str) -> None:
-    """The developer sees where it comes from."""
+    """The developer sees where the exception was raised."""
     settings.DEBUG = True
     configure(settings, **{setting: fails}, DELIVERY="inline")
     for call in (page, identify, aidentify):
@@ -188,7 +207,7 @@ def test_wrong_result_is_a_failure(
 
 @pytest.mark.parametrize("setting", ["ENABLED", "IMPERSONATED", "EMAIL_VERIFIED"])
 def test_result_without_a_truth_value_is_a_failure(settings: Settings, setting: str) -> None:
-    """Its ``__bool__()`` raises an exception."""
+    """The ``__bool__()`` of the result raises an exception."""
     configure(settings, **{setting: lambda *arguments: NeitherTrueNorFalse()})
     assert identify(request_by(ada())).subject is None
 
