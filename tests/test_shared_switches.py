@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,8 @@ from support.server import TokenServer
 
 from hubspot_identify import services
 from hubspot_identify._hubspot.client import TokenClient
+from hubspot_identify._tokens import breaker as breaker_module
+from hubspot_identify._tokens import rate_limit as rate_limit_module
 from hubspot_identify._tokens.account import reset_accounts
 from hubspot_identify._tokens.entries import VisitorToken
 from hubspot_identify.conf import Config
@@ -44,6 +48,8 @@ def use_firewall(hubspot: TokenServer, settings: Settings, monkeypatch: pytest.M
     One real call shows which error this response causes. The simulation then raises that error without a connection.
     """
     settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "RATE_LIMIT": 1000}  # time stands still during a burst
+    for module in (breaker_module, rate_limit_module):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=time.time))  # time_machine moves no other clock
 
     def set_response(**response: Any) -> None:
         hubspot.set_scenario("firewall", **response)

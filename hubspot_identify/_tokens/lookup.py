@@ -73,7 +73,7 @@ def wait_for_token(
     """
     end, left = time.monotonic() + seconds, seconds
     token = lookup.wait(seconds)
-    while token is None and lookup.pending and (left := min(left, end - time.monotonic())) > 0:
+    while _may_try_again(lookup, token, account) and (left := min(left, end - time.monotonic())) > 0:
         time.sleep(pause := min(left, _retry_after(account)))
         left -= pause  # in tests the clock may stand still
         lookup = read_cache_and_schedule(visitor, account)
@@ -85,13 +85,19 @@ async def await_token(
     lookup: CacheLookup, visitor: Visitor, account: Account, seconds: float
 ) -> tuple[CacheLookup, VisitorToken | None]:
     """Do the same as :func:`wait_for_token` without blocking the event loop."""
-    end = time.monotonic() + seconds
+    end, left = time.monotonic() + seconds, seconds
     token = await lookup.await_(seconds)
-    while token is None and lookup.pending and (left := end - time.monotonic()) > 0:
-        await asyncio.sleep(min(left, _retry_after(account)))
+    while _may_try_again(lookup, token, account) and (left := min(left, end - time.monotonic())) > 0:
+        await asyncio.sleep(pause := min(left, _retry_after(account)))
+        left -= pause
         lookup = await sync_to_async(read_cache_and_schedule)(visitor, account)
-        token = await lookup.await_(end - time.monotonic())
+        token = await lookup.await_(left)
     return lookup, token
+
+
+def _may_try_again(lookup: CacheLookup, token: VisitorToken | None, account: Account) -> bool:
+    is_refused = lookup.fetch is None or account.rate_limit.full_for > 0
+    return token is None and lookup.pending and is_refused
 
 
 def _retry_after(account: Account) -> float:
