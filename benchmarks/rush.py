@@ -1,4 +1,4 @@
-"""A login rush: of many new users within seconds, how many are identified on their first page?
+"""Measures a login rush: of many new users who log in within seconds, how many are identified on their first page.
 
 Each user loads a page and then calls the endpoint as the script does: at once, and after delays of 0.4, 1 and 2 s while
 the response is a 202. The site runs in two processes of two threads, and HubSpot allows 190 calls in any 10 s.
@@ -15,16 +15,16 @@ from servers import TokenServerProcess, cache_settings, gunicorn, serving
 
 MODEL = "2 x 2 threads"
 HUBSPOT_LIMIT = 190  # calls in any 10 s, for a Professional account
-PREDECESSORS = 1_000_000  # the first of the users before anything is measured
+PREDECESSORS = 1_000_000  # the number of the first user of the warm-up
 DELAYS = (0.0, 0.4, 1.0, 2.0)  # seconds before each call to the endpoint
 
 
 class Rush(NamedTuple):
-    """Users who log in at even distances.
+    """Users who log in at equal intervals.
 
     Attributes:
-        users: how many.
-        seconds: in which they come.
+        users: their number.
+        seconds: the time within which they log in.
         rate_limit: the site's ``RATE_LIMIT``.
         latency: seconds until HubSpot responds.
     """
@@ -40,7 +40,7 @@ SMOKE = (Rush(10, 1, 10, 0.2),)
 
 
 def measure(rushes: tuple[Rush, ...], cache: str, ports: dict[str, int]) -> list[dict[str, Any]]:
-    """Return what became of each rush."""
+    """Return the figures for each rush."""
     return [_measure_rush(rush, cache, ports) for rush in rushes]
 
 
@@ -62,7 +62,7 @@ def _measure_rush(rush: Rush, cache: str, ports: dict[str, int]) -> dict[str, An
             connections = _cache_connections(cache, ports)
             identified = asyncio.run(_all_visits(site.port, rush))
             connections = _cache_connections(cache, ports) - connections
-            time.sleep(rush.latency + 0.5)  # the last calls
+            time.sleep(rush.latency + 0.5)  # until the last calls have ended
             calls, tokens = endpoint.calls - before[0], len(endpoint.emails_by_token()) - before[1]
     return {
         **rush._asdict(),
@@ -83,7 +83,7 @@ def _cache_connections(cache: str, ports: dict[str, int]) -> int:
 
 
 async def _warm_up(port: int) -> None:
-    """Let both processes import and connect, and wait until the calls for it no longer count."""
+    """Let both processes import modules and connect, and wait until these calls do not count for the rate limit."""
     for user in range(PREDECESSORS, PREDECESSORS + 8):
         await _visit(port, user, 0.0)
     await asyncio.sleep(11)

@@ -1,4 +1,4 @@
-"""Calls of the site's callables in the settings, except ``API_KEY``. In production, their failures break no page."""
+"""Calls the site's callables in the settings, except ``API_KEY``. In production, their failures break no page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class CallableError(Exception):
-    """A callable of the site failed, which has been logged. Not raised under ``DEBUG``, and never to the site."""
+    """A callable of the site failed, and this has been logged. Not raised under ``DEBUG``, and never to the site."""
 
 
 def call_setting(
@@ -27,17 +27,17 @@ def call_setting(
     returns: type | tuple[type, ...] = bool,
     may_raise: tuple[type[Exception], ...] = (),
 ) -> Any:
-    """Return the result of a callable of the site.
+    """Call a callable of the site, and return its result.
 
-    Under ``DEBUG``, its exceptions are raised. Otherwise they are logged, for each setting once a minute, without their
-    text, which may contain anything. The same applies to a result of another type.
+    Under ``DEBUG``, its exceptions are raised. Otherwise, they are logged at most once a minute for each setting,
+    without their text, which may contain personal data. A result of the wrong type is handled in the same way.
 
     Args:
         key: the setting.
         function: its callable.
         arguments: of the callable.
         returns: the type of the result, as in :func:`checked`.
-        may_raise: exceptions that the setting allows. They are raised.
+        may_raise: exceptions that the callable is allowed to raise. They are always passed on to the caller.
 
     Raises:
         CallableError: the callable failed.
@@ -61,7 +61,7 @@ def call_setting(
 def checked(key: str, result: object, returns: type | tuple[type, ...] = bool) -> Any:
     """Return the result of a setting's callable, or raise an error if it has another type.
 
-    ``bool`` accepts every object but an awaitable, which would count as true.
+    ``bool`` accepts every object except an awaitable, which would count as true.
     """
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):

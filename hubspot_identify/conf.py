@@ -46,10 +46,10 @@ OPTION_TYPES: Mapping[object, str] = {bool: "True or False", str: "a string"}
 DEFAULT_WIDGET: Mapping[str, str | bool] = MappingProxyType({"avoidInlineStyles": True})
 #: For hints about ``EMAIL_VERIFIED``.
 VERIFICATION_RECIPES = (
-    "If your site verifies no addresses yet, docs/visitors.rst has two recipes for that: one with django.core.signing, "
-    "and one with django-allauth"
+    "If your site does not verify addresses yet, follow one of the two recipes in docs/visitors.rst, with "
+    "django.core.signing or with django-allauth"
 )
-#: Some tools leave those of an environment file in the value, and word processors write typographic ones.
+#: Some tools keep the quotation marks of an environment file in the value. Word processors insert typographic ones.
 QUOTES = "\"'`\u2018\u2019\u201c\u201d"
 
 
@@ -84,7 +84,7 @@ def api_key_problem(key: str) -> str | None:
 
 
 def _text_problem(text: str) -> str | None:
-    """Return why no setting can be this text, or ``None``. Finds what is copied along from web pages and env files."""
+    """Return why no setting may have this text, or ``None``. Such texts are copied from web pages and env files."""
     if not text.isprintable():
         return "contains an invisible character, such as a line ending"
     if text.strip(QUOTES) != text:
@@ -107,7 +107,7 @@ def _portal_id(value: Any) -> str | None:
 
 def _base_url(value: str) -> str:
     if "?" in _url(value):
-        raise _InvalidError("must not contain a query")
+        raise _InvalidError("must not contain a query string")
     return value.rstrip("/")
 
 
@@ -359,7 +359,7 @@ class AccountSettings:
 
 
 def _copy_dict(values: object, name: str) -> dict[str, Any]:
-    """Return a copy of the settings, without white space and line endings at the ends of texts."""
+    """Return a copy of the settings, with white space and line endings removed from both ends of text values."""
     if not isinstance(values, Mapping):
         problem = "is missing" if values is None else f"must be a dict, not {type(values).__name__}"
         hint = f'Write {name} = {{"API_KEY": …, "PORTAL_ID": …}}, or {{"ENABLED": False}} to disable the chat.'

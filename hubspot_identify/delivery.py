@@ -37,7 +37,7 @@ def endpoint_url(config: Config, urlconf: str | None = None) -> str | None:
 
     Args:
         config: the settings of the account.
-        urlconf: ``None`` for that of the request, which middleware may choose by host, or else ``ROOT_URLCONF``.
+        urlconf: ``None`` for the one of the request, which middleware may have chosen by host, or ``ROOT_URLCONF``.
     """
     arguments = {"account": config.account} if config.account else None
     try:
@@ -70,7 +70,8 @@ def is_routed(config: Config) -> bool:
 def is_inline(config: Config) -> bool:
     """Return whether pages contain the identity: if ``DELIVERY`` says so, or if the site does not route the app's URLs.
 
-    This is the same for all hosts of a site. On a host whose URLconf lacks the app's URLs, pages may be cached.
+    The result is the same for all hosts of a site. If the URLconf of one host lacks the app's URLs, its pages do not
+    contain the identity, because they may be cached.
     """
     return config.delivery == "inline" or (config.delivery is None and not is_routed(config))
 
@@ -91,12 +92,12 @@ def log_missing_endpoint() -> None:
 
 
 def refuse_compressor() -> None:
-    """Raise an error if django-compressor encloses the tag at rendering, through an include or in a Jinja template."""
+    """Raise an error if django-compressor encloses the tag while it is rendered, in an include or a Jinja template."""
     name = enclosing_cache() or ""
     if "compress" in name.lower():
         raise TemplateSyntaxError(
-            f"The hubspot_identify tag is inside {name}, which removes the attributes of its element. Then there is "
-            "no chat. Move the tag out of the block."
+            f"The hubspot_identify tag is inside {name}, which removes the attributes of its element, so there "
+            "is no chat. Move the tag out of the block."
         )
 
 

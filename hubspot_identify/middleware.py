@@ -1,7 +1,7 @@
 """Middleware that keeps pages that depend on their visitor out of every cache between the site and the visitor.
 
 These are pages with an inline identity, and pages for which ``ENABLED`` is a callable. All other pages are the same for
-every visitor, so their sites do not need the middleware.
+every visitor. Sites that have only such pages do not need the middleware.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class IdentifiedPageMiddleware(MiddlewareMixin):
     """Sets ``Cache-Control`` on pages that depend on their visitor, whatever the view has set.
 
     Pages that contain an identity get ``private, no-store``. Pages whose chat depends on a callable ``ENABLED`` get
-    ``private, no-cache``: the visitor's browser may store them, but requests them again for each visit.
+    ``private, no-cache``: the visitor's browser may store them, but asks the site before it uses them again.
 
     Put it into ``MIDDLEWARE`` twice, first and last. As the first, it overrides the headers of all other middleware. As
     the last, it sets them before a cache among the middleware can store the page.

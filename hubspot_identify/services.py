@@ -75,8 +75,8 @@ def get_token(visitor: Visitor, wait: float = 0.0, *, account: str | None = None
 
     Args:
         visitor: whom the token is for.
-        wait: seconds to wait for a token. While no worker is free or the rate limit is reached, the fetch is tried
-            again within this time.
+        wait: seconds to wait for a token. While no worker is free or the rate limit is reached, the app tries again to
+            schedule a fetch within this time.
         account: a name from ``ACCOUNTS``.
 
     Returns:
@@ -103,8 +103,8 @@ def forget_token(visitor: Visitor, *, account: str | None = None) -> None:
     """Remove a visitor's token from the cache. HubSpot cannot revoke it: a page that has it can still use it.
 
     A new token can be created once the previous call's lock has expired (``TIMEOUT`` + 1 s). A call in progress may
-    still store its token. A delay after a failure stays in force. While the cache is unavailable, only this process
-    forgets the token: others that have read it before use it until the cache is available again.
+    still store its token. A delay after a failure stays in force. While the cache cannot be written, only this process
+    forgets the token. Call this again when the cache is available.
     """
     resolved = _checked_account(visitor, account)
     if resolved.config.enabled:

@@ -18,9 +18,9 @@ pytest's settings::
     usefixtures = unmocked_hubspot_is_an_error
 
 Settings, the gate, cache entries and circuit breaker are real. Each call is made at once in the thread that needs the
-token, which is usually the test's own: nothing has to be waited for, and libraries that freeze the clock or mock
-requests do not interfere. Only calls that :meth:`FakeHubSpot.hold` blocks are on worker threads, as on the site. During
-a test, the app uses a cache of its own. No worker thread remains at the end.
+token, which is usually the test's own: tests do not have to wait, and libraries that freeze the clock or mock requests
+do not interfere. Only calls that :meth:`FakeHubSpot.hold` blocks are made on worker threads, as on the site. During a
+test, the app uses a cache of its own. No worker thread remains at the end.
 
 For tests in a real browser, :func:`hubspot_sandbox` adds the sandbox to the site of a live server.
 """
@@ -146,8 +146,8 @@ class FakeHubSpot:
     def hold(self) -> None:
         """Let further calls block until :meth:`release` or the end of the test.
 
-        They are made on worker threads, as on the site: requests do not wait for them, except as the settings say, and
-        each call fails after ``TIMEOUT`` seconds. Libraries that freeze the clock may not freeze it there.
+        They are made on worker threads, as on the site: requests wait for them only for ``PAGE_WAIT`` or ``wait``, and
+        each call fails after ``TIMEOUT`` seconds. Libraries that freeze the clock may not freeze it on these threads.
         """
         self._may_respond.clear()
 
@@ -248,8 +248,9 @@ def no_hubspot() -> Iterator[None]:
         yield
     if calls:
         raise UnmockedCallError(
-            f"The test called HubSpot ({calls[0]}). Use fake_hubspot() or the fixture hubspot; in a real browser, "
-            "hubspot_sandbox(live_server). To disable the chat, set HUBSPOT_IDENTIFY['ENABLED'] to False."
+            f"The test called HubSpot ({calls[0]}). Use fake_hubspot() or the fixture hubspot, or "
+            "hubspot_sandbox(live_server) for a real browser. To disable the chat, set HUBSPOT_IDENTIFY['ENABLED'] to "
+            "False."
         )
 
 
@@ -258,8 +259,8 @@ def hubspot_sandbox(live_server: object, **overrides: Any) -> Iterator[Sandbox]:
     """Add the sandbox to the site of a live server, for tests in a real browser. It need not be installed or routed.
 
     Within the block the sandbox is empty and healthy, pages load its chat, the app calls its token API as it calls
-    HubSpot's, and ``DEBUG`` is ``True``, which the sandbox requires. What :func:`fake_hubspot` replaces in settings is
-    replaced here as well. Other fakes of this module do not apply.
+    HubSpot's, and ``DEBUG`` is ``True``, which the sandbox requires. Missing settings are replaced as they are by
+    :func:`fake_hubspot`. Other fakes of this module do not apply within the block.
 
     Args:
         live_server: the fixture of pytest-django, or the ``live_server_url`` of Django's ``LiveServerTestCase``.
@@ -301,7 +302,7 @@ class _PrivateCaches:
 
 
 class _Session(CallSession):
-    """Responds where requests would open a socket. Libraries that mock requests replace what this does not call."""
+    """Responds instead of opening a socket. It does not call the methods that libraries that mock requests replace."""
 
     def __init__(self, adapter: BaseAdapter, respond: Responder) -> None:
         super().__init__(adapter)

@@ -547,7 +547,7 @@ def test_last_seen_state_is_available_without_the_cache(
 def test_clock_set_back_while_the_breaker_is_open_does_not_prolong_it(
     breaker: Breaker, clock: Clock, seconds: float
 ) -> None:
-    """This process allows calls after the cool-down, as a process does that starts now."""
+    """This process allows calls after the cool-down, like a process that has just started."""
     fail(breaker, FAILURES)
     clock.set_back(seconds)
     assert breaker.is_open_locally
@@ -560,7 +560,7 @@ def test_clock_set_back_while_the_breaker_is_open_does_not_prolong_it(
 def test_clock_set_back_after_the_breaker_closed_changes_nothing(
     breaker: Breaker, clock: Clock, seconds: float
 ) -> None:
-    """The state contains the time when it closed, which is in the future now."""
+    """The state contains the time when the breaker closed, which is now in the future."""
     open_and_cool_down(breaker, clock)
     breaker.record_success()
     clock.set_back(seconds)
@@ -571,7 +571,7 @@ def test_clock_set_back_after_the_breaker_closed_changes_nothing(
 
 
 def test_failures_count_after_the_clock_was_set_back(breaker: Breaker, clock: Clock) -> None:
-    """They are not taken for older ones than the last success."""
+    """The failures are not treated as if they were older than the last success."""
     open_and_cool_down(breaker, clock)
     breaker.record_success()
     clock.set_back(120)
@@ -583,7 +583,7 @@ def test_failures_count_after_the_clock_was_set_back(breaker: Breaker, clock: Cl
 def test_host_whose_clock_is_ahead_does_not_keep_the_breaker_open(
     new_breaker: NewBreaker, clock: Clock, ahead: float
 ) -> None:
-    """It is open for the other hosts at most as long as an opening lasts, and the difference that clocks may have."""
+    """For the other hosts, it is open for at most the length of an opening plus the tolerated clock skew."""
     other = new_breaker(Clock(clock.now + ahead))
     fail(other, FAILURES)
     breaker = new_breaker()

@@ -283,7 +283,7 @@ def test_email_verified_false_is_a_warning(settings: Settings, monkeypatch: pyte
 
 @pytest.mark.parametrize("value", [None, False])
 def test_hint_about_email_verified_leads_to_both_recipes(settings: Settings, value: object) -> None:
-    """A site that verifies no addresses finds out how to begin, whether the setting is missing or ``False``."""
+    """The hint says what to do if the site does not verify addresses, whether the setting is missing or ``False``."""
     settings.HUBSPOT_IDENTIFY = {**GOOD, "EMAIL_VERIFIED": value}
     (message,) = check_settings()
     assert {"docs/visitors.rst", "django.core.signing", "django-allauth"} <= {
@@ -324,7 +324,7 @@ def test_page_cache_that_would_serve_the_decision_of_another_visitor_is_a_warnin
     values: dict[str, Any],
     expected: list[str],
 ) -> None:
-    """django CMS's cache obeys no header, and wagtail-cache obeys that of the app's middleware inside of its own."""
+    """django CMS's cache ignores headers. wagtail-cache obeys the one that the app's middleware has set before."""
     monkeypatch.setattr("hubspot_identify.checks.settings.apps.is_installed", {*INSTALLED, *installed}.__contains__)
     for name, value in values.items():
         setattr(settings, name, value)
@@ -349,7 +349,7 @@ def test_page_cache_that_would_serve_the_decision_of_another_visitor_is_a_warnin
 def test_user_model_without_an_address_is_a_warning(
     settings: Settings, model: str, extra: dict[str, Any], expected: list[str]
 ) -> None:
-    """The default ``VISITOR`` would identify nobody. Django reports a model that does not exist."""
+    """The default ``VISITOR`` would identify no visitor. Django itself reports a model that does not exist."""
     settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "users"]
     settings.AUTH_USER_MODEL = model
     settings.HUBSPOT_IDENTIFY = {**GOOD, **extra}
@@ -544,7 +544,7 @@ def test_uwsgi_without_threads_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> 
 def test_readme_settings_without_the_variables_are_reported(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If ``HUBSPOT_API_KEY`` is not set, these settings disable the chat. ``check --deploy`` says so, and succeeds."""
+    """If ``HUBSPOT_API_KEY`` is not set, the settings disable the chat. ``check --deploy`` reports it and succeeds."""
     for name in ("HUBSPOT_API_KEY", "HUBSPOT_PORTAL_ID"):
         monkeypatch.delenv(name, raising=False)
     names: dict[str, Any] = {}

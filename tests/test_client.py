@@ -216,7 +216,7 @@ def test_failure_of_a_callable_key_is_a_credential_error(
 def test_error_of_a_callable_key_gives_the_location(
     client: TokenClient, api_key: Callable[..., Any], places: list[str]
 ) -> None:
-    """It names module and line that raised the exception, and those in the callable if they are others."""
+    """The message has the module and line that raised the exception, and those in the callable if they differ."""
     with pytest.raises(CredentialError) as caught:
         client.create_token(ADA, config_of("http://127.0.0.1:9", API_KEY=api_key))
     assert [place for place in places if place not in str(caught.value)] == []

@@ -152,7 +152,7 @@ def test_valid_value_is_normalised(key: str, value: object, expected: object) ->
     assert getattr(build_config({**MINIMUM, key: value}), key.lower()) == expected
 
 
-#: A valid text for each setting that can be one.
+#: A valid value for each setting that can be a text.
 TEXT_VALUES = {
     "API_KEY": KEY,
     "BASE_URL": "https://api-eu1.hubapi.com",
@@ -175,7 +175,7 @@ TEXT_VALUES = {
 @pytest.mark.parametrize("key", TEXT_VALUES)
 @pytest.mark.parametrize("account", ["", "eu"])
 def test_white_space_around_a_text_is_removed(key: str, account: str) -> None:
-    """Texts are copied from web pages, and from files whose lines have other endings."""
+    """Values are often copied from web pages, or read from files with other line endings."""
     overrides = {key: f" \t\xa0{TEXT_VALUES[key]} \r\n"}
     if account and key != "CHOOSE_ACCOUNT":
         config = build_config({**MINIMUM, "ACCOUNTS": {account: overrides}}, account)

@@ -306,7 +306,7 @@ def test_redirected_call_has_advice(
 
 
 def test_stopped_development_server_is_no_firewall(settings: Settings, token_server: TokenServer) -> None:
-    """The sandbox's API and script are served by the site itself, which has to run."""
+    """The site itself serves the sandbox's API and script, so the hint is to start it."""
     configure(settings, LOADER_URL=f"{token_server.url}/123.js")
     token_server.set_scenario("refused")
     found = findings()
@@ -445,7 +445,7 @@ def test_endpoint_is_requested_at_the_given_host(settings: Settings) -> None:
     ],
 )
 def test_cache_that_does_not_work_is_an_error(settings: Settings, backend: str, level: str, data: list[str]) -> None:
-    """The doctor stores a value in the cache, and says what to do for each way in which this can fail.
+    """The doctor stores a value in the cache. If this fails, the hint depends on the cause.
 
     It does not show the cache's address, which may contain a password.
     """
@@ -508,7 +508,7 @@ SOURCES = {directive: " ".join(hosts) for directive, hosts in csp.sources("na1")
 
 
 def policy(**changes: str | None) -> str:
-    """Return a policy that allows the chat, with some directives changed or, by ``None``, left out."""
+    """Return a policy that allows the chat, with some directives changed, or left out if they are ``None``."""
     complete: dict[str, str | None] = {name: f"'self' {hosts}" for name, hosts in SOURCES.items()}
     complete |= {name.replace("_", "-"): sources for name, sources in changes.items()}
     return "; ".join(f"{name} {sources}" for name, sources in complete.items() if sources is not None)
@@ -541,7 +541,7 @@ def send_policy(settings: Settings, text: str, header: str = "Content-Security-P
 def test_sources_missing_in_the_content_security_policy_are_listed(
     settings: Settings, text: str, level: str, missing: str
 ) -> None:
-    """The doctor reads the policy that the site sends, whatever sends it. Missing pictures or styles are a warning."""
+    """The doctor reads the policy from the site's response. If only pictures or styles are blocked, it is a warning."""
     send_policy(settings, text)
     found = findings()
     assert found["csp"]["level"] == level
@@ -592,7 +592,7 @@ def test_policy_that_the_site_does_not_send_is_a_warning(settings: Settings, nam
 
 
 def test_policy_of_a_site_without_the_apps_urls_is_checked(settings: Settings) -> None:
-    """The doctor requests another page then."""
+    """The doctor then requests another page instead of the endpoint."""
     settings.ROOT_URLCONF = urlconf()
     send_policy(settings, policy(script_src="'none'"))
     assert findings()["csp"]["level"] == "error"
@@ -676,9 +676,9 @@ def visitor_in_session(user: Any, request: Any) -> Visitor | None:
 def test_user_who_is_not_identified_is_reported(
     db: None, settings: Settings, values: dict[str, Any], level: str, data: str
 ) -> None:
-    """The users with the address are checked with a request of their own.
+    """Each user with the address is checked with a simulated request.
 
-    If it depends on the site's callable, which may need more of a request, it is a warning.
+    If the result depends on the site's callable, which may need a complete request, the finding is a warning.
     """
     User.objects.create_user("ada", EMAIL.upper())
     configure(settings, **values)
@@ -690,14 +690,14 @@ def test_user_who_is_not_identified_is_reported(
 
 
 def test_inactive_user_is_not_identified(db: None) -> None:
-    """Django does not let them log in."""
+    """Django does not let inactive users log in."""
     User.objects.create_user("ada", EMAIL, is_active=False)
     assert findings()["user"]["level"] == "error"
 
 
 @pytest.mark.parametrize(("first_name", "is_without"), [("Ada", False), ("", True)])
 def test_user_who_is_identified_without_a_name_is_said_to_be(db: None, first_name: str, is_without: bool) -> None:
-    """HubSpot shows the address then."""
+    """HubSpot then shows the address instead of a name."""
     User.objects.create_user("ada", EMAIL, first_name=first_name)
     assert ("without a name" in findings()["user"]["text"]) is is_without
 
@@ -717,7 +717,7 @@ def test_user_is_found_by_name_or_primary_key(db: None, settings: Settings, toke
 
 
 def test_user_without_an_address_is_not_identified(db: None) -> None:
-    """The finding says that it is the address which is missing."""
+    """The finding says that the address is missing."""
     User.objects.create_user("ada")
     user = findings("--user", "ada")["user"]
     assert user["level"] == "error"
@@ -732,7 +732,7 @@ def test_named_user_of_a_site_without_users_is_an_error(settings: Settings) -> N
 
 
 def test_user_model_without_an_address_identifies_nobody(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The setting ``VISITOR`` or the model's ``EMAIL_FIELD`` is needed."""
+    """The site has to set ``VISITOR`` or the model's ``EMAIL_FIELD``."""
     monkeypatch.setattr(User, "get_email_field_name", lambda *user: "mail")
     found = findings()
     assert found["model"]["level"] == "error"
@@ -742,28 +742,28 @@ def test_user_model_without_an_address_identifies_nobody(settings: Settings, mon
 
 
 def test_named_user_of_a_model_without_an_address_is_an_error(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The field is named."""
+    """The finding names the missing field."""
     User.objects.create_user("ada")
     monkeypatch.setattr(User, "get_email_field_name", lambda *user: "mail")
     assert "'mail'" in findings("--user", "ada")["user"]["text"]
 
 
 class Account:
-    """A user of a site with one field for the name, and no other attributes."""
+    """A user without attributes for names."""
 
     pk = 1
     email = EMAIL
 
 
 def test_user_model_without_names_has_a_hint(settings: Settings) -> None:
-    """``VISITOR`` can return the names that the default does not find."""
+    """The hint is to return the names from ``VISITOR``."""
     finding, visitor = check_user(Account(), get_config(), "localhost")
     assert visitor is not None
     assert "VISITOR" in finding.hint
 
 
 def test_users_who_share_an_address_are_listed_by_primary_key(db: None, settings: Settings) -> None:
-    """There is one finding for each user. It is no error if one of them is not identified."""
+    """There is one finding for each user. If one of them is identified, the others are only warnings."""
     users = [User.objects.create_user(name, EMAIL) for name in ("ada", "augusta")]
     configure(settings, EMAIL_VERIFIED=lambda user, email: user.username == "ada")
     code, out, _ = run("--email", EMAIL)
@@ -819,7 +819,7 @@ def test_disabled_app_is_no_error(settings: Settings, token_server: TokenServer)
 
 
 def test_app_disabled_by_a_missing_variable_is_an_error(settings: Settings) -> None:
-    """The settings of the quick start have empty texts and no chat if the environment has no variables."""
+    """With the settings of the quick start, missing environment variables lead to empty texts and no chat."""
     settings.HUBSPOT_IDENTIFY = {"API_KEY": "", "PORTAL_ID": "", "ENABLED": False, "EMAIL_VERIFIED": True}
     code, out, _ = run()
     assert (code, levels(out)) == (1, ["error"])
@@ -828,7 +828,7 @@ def test_app_disabled_by_a_missing_variable_is_an_error(settings: Settings) -> N
 
 
 def test_empty_portal_is_an_error(settings: Settings) -> None:
-    """The chat is not loaded, although everything else works. ``None`` says that the pages have the embed code."""
+    """The tag does not load the chat. ``None`` is no error: it means that the pages have the embed code."""
     configure(settings, PORTAL_ID="", LOADER_URL=None)
     found = findings()
     assert found["loader"]["level"] == "error"
@@ -836,7 +836,7 @@ def test_empty_portal_is_an_error(settings: Settings) -> None:
 
 
 def test_missing_urls_are_an_error_if_they_are_required(settings: Settings) -> None:
-    """The tag renders no chat, so it is not said how the identity would reach the browser."""
+    """The tag renders no chat, so the doctor does not report how the identity would reach the browser."""
     settings.ROOT_URLCONF = urlconf()
     configure(settings, DELIVERY="deferred")
     found = findings()
@@ -845,7 +845,7 @@ def test_missing_urls_are_an_error_if_they_are_required(settings: Settings) -> N
 
 
 def test_urls_behind_another_pattern_have_no_ok(settings: Settings) -> None:
-    """The doctor does not say that the browser fetches the identity from there."""
+    """The doctor does not say that the browser fetches the identity from these URLs."""
     settings.ROOT_URLCONF = urlconf(
         re_path("", lambda request: HttpResponse("A page")), path("hubspot/", include("hubspot_identify.urls"))
     )
@@ -856,7 +856,7 @@ def test_urls_behind_another_pattern_have_no_ok(settings: Settings) -> None:
 
 
 def test_failing_callable_of_the_site_leaves_no_chat(settings: Settings) -> None:
-    """``ENABLED`` must not raise for an anonymous visitor."""
+    """It is an error if ``ENABLED`` raises an exception for an anonymous visitor."""
 
     def fail(request: object) -> bool:
         raise RuntimeError
@@ -888,7 +888,7 @@ def test_verdict_depends_on_a_callable_enabled_and_the_embed_code(settings: Sett
 def test_script_that_was_not_collected_is_found(
     settings: Settings, tmp_path: Path, changes: dict[str, Any], level: str
 ) -> None:
-    """Without the script there is no chat. In development the server finds it in the app's folder."""
+    """Without the script, there is no chat. In development, the server finds the script in the app's folder."""
     settings.STATIC_ROOT = str(tmp_path)
     for name, value in changes.items():
         setattr(settings, name, {"staticfiles": {"BACKEND": value}} if name == "STORAGES" else value)

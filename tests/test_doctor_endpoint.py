@@ -228,7 +228,7 @@ def other_urlconf(get_response: GetResponse) -> GetResponse:
 
 
 def test_urlconf_of_the_host_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host whose URLconf lacks the app's URLs is an error for which no middleware is named."""
+    """If the host's URLconf lacks the app's URLs, the error names the URLconf and no middleware."""
     monkeypatch.setitem(sys.modules, f"{HERE}_a", urlconf(path("hubspot/", include("hubspot_identify.urls"))))
     monkeypatch.setitem(sys.modules, f"{HERE}_b", urlconf())
     settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{HERE}.other_urlconf"]

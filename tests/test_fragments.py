@@ -413,7 +413,7 @@ def test_consent_counts_as_withheld_inside_a_fragment_cache(
 
 
 class CompressorExtension(FragmentCacheExtension):
-    """Has the name of the extension of django-compressor."""
+    """Has the same name as the extension of django-compressor."""
 
     tags = {"compress"}  # noqa: RUF012 - as Jinja declares it
 
@@ -433,7 +433,7 @@ def compressed_in_jinja(request: HttpRequest, **context: Any) -> str:
 def test_tag_inside_a_compressor_raises_with_debug(
     configure: Configure, settings: Settings, page: Render, delivery: str
 ) -> None:
-    """If only rendering can show it, the developer sees the error on the first page."""
+    """If the compiler cannot detect the compressor, rendering does, so the developer sees the error at once."""
     configure(DELIVERY=delivery)
     settings.DEBUG = True
     with pytest.raises(TemplateSyntaxError, match=r"compress|Compressor"):
@@ -443,7 +443,7 @@ def test_tag_inside_a_compressor_raises_with_debug(
 def test_deferred_page_is_rendered_inside_a_fragment_cache_with_debug(
     render: Render, configure: Configure, settings: Settings
 ) -> None:
-    """A cache does not remove the attributes."""
+    """Unlike a compressor, a cache does not remove the attributes of the element."""
     configure(DELIVERY="deferred")
     settings.DEBUG = True
     assert script_attributes(render(request_by(ada()))) == script_attributes(render_django(request_by()))

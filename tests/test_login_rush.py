@@ -56,7 +56,7 @@ def fill_window() -> None:
 def test_process_that_knows_of_a_full_window_starts_no_thread(
     hubspot: TokenServer, settings: Settings, faulty_cache: type[FaultyCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A call that cannot be made costs one read of the cache. The script is asked to try again."""
+    """The request costs one read of the cache, and the response asks the script to try again."""
     configure(settings, RATE_LIMIT=1)
     fill_window()
     started: list[threading.Thread] = []
@@ -80,7 +80,7 @@ def test_visitors_are_identified_when_the_window_has_room_again(hubspot: TokenSe
 
 
 def assert_tokens(tokens: list[VisitorToken | None]) -> None:
-    """Assert that each visitor has got a token, and that it is the visitor's own."""
+    """Assert that each visitor has a token, and that it is the visitor's own."""
     assert [token and email_of(token.value) for token in tokens] == [visitor.email for visitor in VISITORS]
 
 
@@ -94,7 +94,7 @@ def test_callers_wait_for_a_free_slot(hubspot: TokenServer, settings: Settings) 
 
 
 def test_tasks_wait_for_a_free_slot(hubspot: TokenServer, settings: Settings) -> None:
-    """The same holds in an event loop."""
+    """Callers in an event loop wait as well."""
     configure(settings, RATE_LIMIT=50)
     hubspot.set_scenario("healthy", latency=0.1)
 
@@ -112,7 +112,7 @@ def test_callers_wait_for_room_in_the_window(hubspot: TokenServer, short_window:
 
 @pytest.mark.slow
 def test_identify_waits_for_room_in_the_window(hubspot: TokenServer, short_window: None) -> None:
-    """This holds for views that pass ``wait``, synchronous and asynchronous."""
+    """Synchronous and asynchronous views that pass ``wait`` get the identity."""
     fill_window()
     request = request_of(VISITORS[0])
     assert services.identify(request, wait=GENEROUS_TIMEOUT).identity is not None
@@ -122,7 +122,7 @@ def test_identify_waits_for_room_in_the_window(hubspot: TokenServer, short_windo
 
 
 def test_caller_waits_no_longer_than_it_says(hubspot: TokenServer, settings: Settings) -> None:
-    """The window stays full for longer: the caller gets no token, and no call is made."""
+    """If the window stays full for longer than ``wait``, the caller gets no token, and no call is made."""
     configure(settings, RATE_LIMIT=1)
     fill_window()
     assert services.get_token(VISITORS[0], wait=0.2) is None

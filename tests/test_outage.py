@@ -1,4 +1,4 @@
-"""Failures of the cache, and an outage and the rate limit of HubSpot with two processes under load."""
+"""Failures of the cache; and, with two processes under load, an outage and the rate limit of HubSpot."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_known_visitors_stay_identified_while_redis_fails(
 def test_visitor_is_identified_with_one_call_if_the_cache_silently_stores_nothing(
     hubspot: TokenServer, settings: Settings, backend: str, options: dict[str, Any]
 ) -> None:
-    """The cache is a dummy, or ignores that its server cannot be reached. The process keeps the token."""
+    """The cache is a dummy cache, or ignores that its server is unreachable. The process keeps the token."""
     scheme = "redis://" if "redis" in backend else ""
     location = f"{scheme}127.0.0.1:{free_port()}"
     settings.CACHES = {"default": {"BACKEND": backend, "LOCATION": location, "OPTIONS": options}}

@@ -56,7 +56,7 @@ def test_rate_limit_applies_to_all_processes_together(
 
 
 def test_limit_of_17_never_exceeds_the_190_calls_of_hubspot(new_limit: NewLimit, clock: Clock) -> None:
-    """Whenever the calls are made, no 10 s contain more, and refused calls do not count."""
+    """Whenever the calls begin, no 10 s contain more, and refused calls do not count."""
     limit = new_limit(17)
     calls: deque[float] = deque()
     made: Counter[bool] = Counter()

@@ -204,7 +204,7 @@ def test_page_of_a_tenant_has_its_chat(tenants: FakeHubSpot, settings: Settings,
 def test_endpoint_responds_on_the_host_of_a_tenant_without_a_portal(
     tenants: FakeHubSpot, settings: Settings, client: Client
 ) -> None:
-    """The visitor is anonymous, also with ``DEBUG``, and whatever the URL names."""
+    """The visitor is anonymous, even with ``DEBUG``, whichever account the URL names."""
     settings.DEBUG = True
     user = ada()
     user.save()

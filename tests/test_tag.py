@@ -56,7 +56,7 @@ DEFERRED = (
     f'{SRC} defer data-endpoint="/hubspot/identity/" {LOADER} data-load-on="page" data-widget="{WIDGET}"></script>'
 )
 UNROUTED = ()  # a URLconf without the app's URLs
-OTHER_HOST = "django.contrib.auth.urls"  # a URLconf without them, for one of several hosts
+OTHER_HOST = "django.contrib.auth.urls"  # a URLconf without the app's URLs, for one of several hosts
 WITHOUT_ENDPOINT = DEFERRED.replace(' data-endpoint="/hubspot/identity/"', "")
 NOW = 1_800_000_000
 
@@ -686,7 +686,7 @@ class Remote(Storage):
 
 
 class RemoteManifest(ManifestFilesMixin, Remote):  # type: ignore[misc]
-    """The same with an empty manifest."""
+    """A remote storage with an empty manifest."""
 
     def read_manifest(self) -> str:
         return '{"paths": {}, "version": "1.1"}'
@@ -712,7 +712,7 @@ def test_missing_manifest_entry_is_logged_once_for_each_file(
 
 
 def test_missing_manifest_entry_raises_with_debug(settings: Settings, tmp_path: Path) -> None:
-    """The exception is that of the storage."""
+    """The storage's own exception is raised."""
     settings.STORAGES = storage(AlwaysHashing, location=str(tmp_path))
     settings.DEBUG = True
     with pytest.raises(ValueError, match=r"hubspot_identify/identify\.js"):

@@ -277,7 +277,7 @@ def threads_of_receivers() -> Iterator[list[threading.Thread]]:
 def test_calls_are_made_in_the_thread_of_the_test(
     monkeypatch: pytest.MonkeyPatch, browser: Client, threads_of_receivers: list[threading.Thread]
 ) -> None:
-    """The first request has the token or the failure. Receivers share the test's thread, so also its transaction."""
+    """The first request gets the token or the failure. Receivers share the test's thread, and so its transaction."""
     monkeypatch.setattr(threading.Thread, "start", lambda thread: pytest.fail(f"{thread} was started"))
     with fake_hubspot() as hubspot:
         response = browser.get(reverse("hubspot_identify:identity"), headers={"X-HubSpot-Identify": "1"})
@@ -303,7 +303,7 @@ def test_clock_that_is_frozen_on_one_thread_does_not_prevent_tokens(
 
 
 def test_wait_ends_although_the_clock_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a held call nor a used up rate limit makes a test with a frozen clock endless."""
+    """With a frozen clock, a caller does not wait forever for a held call or for a rate limit that is reached."""
     frozen = time.time(), time.monotonic()
     monkeypatch.setattr(time, "time", lambda: frozen[0])
     monkeypatch.setattr(time, "monotonic", lambda: frozen[1])
@@ -435,7 +435,7 @@ def test_sandbox_replaces_hubspot_on_a_live_server(settings: Settings, live_site
 
 
 def test_hung_sandbox_does_not_delay_pages_and_ends_with_the_block(live_site: str) -> None:
-    """Its calls are on worker threads, as on the site."""
+    """The app calls the sandbox on worker threads, as on the site."""
     with hubspot_sandbox(live_site) as sandbox:
         sandbox.set_scenario("hung")
         assert services.get_token(ADA) is None

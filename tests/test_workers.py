@@ -115,7 +115,7 @@ def test_idle_thread_runs_the_next_job_with_the_same_cache_connection(workers: W
 
 
 def test_idle_thread_ends_after_some_time(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that fetches no tokens has no threads. The next job starts one."""
+    """A process that fetches no tokens has no worker threads. The next job starts one."""
     monkeypatch.setattr(workers_module, "IDLE", 0.01)
     for _ in range(2):
         assert submit(workers, "key").wait(GENEROUS_TIMEOUT) is TOKEN
@@ -123,7 +123,7 @@ def test_idle_thread_ends_after_some_time(workers: Workers, monkeypatch: pytest.
 
 
 def test_job_that_a_thread_gets_at_its_end_is_run(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread has waited long enough, and is given a job before it is removed."""
+    """An idle thread whose waiting time is over may be given a job before it is removed."""
     remove = workers.remove_idle_thread
     jobs: list[Job] = []
 

@@ -72,7 +72,7 @@ class State(NamedTuple):
     failed: tuple[str, ...] = ()
 
     def open_for(self, now: float) -> float:
-        """Return the seconds for which no call is made, given the time; 0 if calls are made."""
+        """Return for how many seconds from ``now`` no calls are made; 0 if calls are allowed."""
         return self.until - now if self.kind and now < self.until else 0.0
 
 
@@ -82,7 +82,7 @@ CLOSED = State()
 def decode_state(value: object, now: float) -> State:
     """Decode what the cache returned. Any other value means closed.
 
-    So does a state that ends later than any opening of its kind: a clock has been set back, or is wrong.
+    A state that ends later than any opening of its kind also means closed: a clock has been set back, or is wrong.
     """
     match value:
         case {

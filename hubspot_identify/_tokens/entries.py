@@ -131,7 +131,8 @@ class Entry(NamedTuple):
     def without_token(self, now: float) -> Entry:
         """Return the entry without its token, with the failure on record and the time of the next attempt.
 
-        It contains the time, because a process replaces exactly the entry that it has seen (``Store.get()``).
+        The time makes it differ from earlier entries without a token. ``Store.get()`` depends on this: a process uses
+        the value that it could not store only while the cache still has the value that this was to replace.
         """
         return self._replace(token=None, created_at=now, profile="")
 

@@ -15,8 +15,10 @@ WINDOW = 10  # seconds in which HubSpot counts calls
 class RateLimit:
     """The rate limit of one account. There is one counter for each second.
 
-    The current second and the nine before it contain at most ten times the limit. Any 10 s touch eleven seconds, which
-    contain at most eleven times the limit. So a limit of 17 never exceeds HubSpot's 190 calls.
+    The current second and the nine before it contain at most ten times as many calls as the limit. Any 10 s touch
+    eleven seconds, which contain at most eleven times as many: 187 for a limit of 17, of HubSpot's 190. A call is
+    counted when it begins. If the later calls of a rush reach HubSpot faster than the first ones, more of them arrive
+    within 10 s.
 
     Args:
         limit: average calls per second.
@@ -35,7 +37,7 @@ class RateLimit:
 
     @property
     def full_for(self) -> float:
-        """Seconds for which this process knows that no call is allowed; 0 if it does not know of any."""
+        """Seconds until calls are allowed again, as far as this process knows; 0 if they may be allowed now."""
         return max(0.0, self._full_until - time.monotonic())
 
     def allows_call(self, *, for_changes: bool = False) -> bool:

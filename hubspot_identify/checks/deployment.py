@@ -41,8 +41,8 @@ def check_deployment(**kwargs: Any) -> list[CheckMessage]:
         messages.append(
             Info(
                 "ENABLED is False in HUBSPOT_IDENTIFY, so no page has the chat.",
-                hint="Write True, or set the environment variable that it is read from. If there must be no chat, add "
-                "hubspot_identify.I001 to SILENCED_SYSTEM_CHECKS.",
+                hint='Write "ENABLED": True, or set the environment variable that ENABLED depends on. If you do not '
+                "want the chat, add hubspot_identify.I001 to SILENCED_SYSTEM_CHECKS.",
                 id="hubspot_identify.I001",
             )
         )
@@ -90,7 +90,7 @@ def _check_cache(alias: str) -> Iterator[CheckMessage]:
 def sharing_problem(cache: BaseCache) -> str | None:
     """Return why the processes of a site do not share a cache reliably, or ``None``."""
     if isinstance(cache, DummyCache):
-        return "is a dummy cache, which stores nothing: each process creates its own tokens and keeps some of them."
+        return "is a dummy cache, which stores nothing: each process keeps a limited number of tokens of its own."
     if isinstance(cache, LocMemCache):
         return "is local to one process: other processes create their own tokens and do not share the circuit breaker."
     if isinstance(cache, FileBasedCache):

@@ -168,13 +168,15 @@ def _check_page_caches(config: Config, written: AccountSettings) -> Iterator[Che
     ):
         cache = "wagtail-cache"
         hint = (
-            f'Put "{IDENTIFIED_PAGE_MIDDLEWARE}" last into MIDDLEWARE. If ENABLED reads a cookie, also write '
-            f"WAGTAIL_CACHE_IGNORE_COOKIES = False, because wagtail-cache removes cookies from requests. Or {browser}."
+            f'Put "{IDENTIFIED_PAGE_MIDDLEWARE}" into MIDDLEWARE twice, first and last. If ENABLED reads a cookie, '
+            "also write WAGTAIL_CACHE_IGNORE_COOKIES = False, because wagtail-cache removes cookies from requests. "
+            f"Alternatively, {browser}."
         )
     else:
         return
     yield Warning(
-        f"{written.name_of('ENABLED')} is a callable, but {cache} serves the decision of one visitor to others.",
+        f"{written.name_of('ENABLED')} is a callable, but {cache} may serve the page of one visitor to other visitors, "
+        "who may have decided differently.",
         hint=hint,
         id="hubspot_identify.W015",
     )
@@ -200,12 +202,11 @@ def _check_user_model(config: Config, written: AccountSettings) -> Iterator[Chec
 
 def _check_jinja() -> Iterator[CheckMessage]:
     for engine in engines.all():
-        # By their environments, because Jinja need not be installed, and its backends may have subclasses.
+        # Jinja backends are recognised by their environments: Jinja may be missing, and backends may be subclasses.
         functions = getattr(getattr(engine, "env", None), "globals", None)
         if functions is not None and "hubspot_identify" not in functions:
             yield Info(
-                f"The templates of the backend {engine.name!r} do not have hubspot_identify(), so they cannot have the "
-                "chat.",
+                f"Templates of the backend {engine.name!r} cannot call hubspot_identify(), so they have no chat.",
                 hint=f'Add "hubspot_identify.jinja2.HubSpotIdentifyExtension" to "extensions" in the OPTIONS of '
                 f"{engine.name!r} in TEMPLATES. If none of its templates is a page with the chat, add "
                 "hubspot_identify.I002 to SILENCED_SYSTEM_CHECKS.",

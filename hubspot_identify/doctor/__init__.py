@@ -31,9 +31,9 @@ from .users import check_address, check_user, check_user_model
 
 #: The address of the token's visitor by default. HubSpot creates a contact only when a chat begins, so none for it.
 DEFAULT_EMAIL = "hubspot-doctor@example.com"
-#: The topics of errors without whose solution there is no chat.
+#: If there is an error with one of these topics, there is no chat.
 NO_CHAT_TOPICS = frozenset({"csp", "delivery", "enabled", "loader", "static"})
-#: The topics of errors without whose solution no visitor is identified.
+#: If there is an error with one of these topics, no visitor is identified.
 NO_IDENTITY_TOPICS = frozenset({"endpoint", "model", "token"})
 
 
@@ -47,7 +47,7 @@ def examine(
         visitor: the visitor to request a token for.
         show_progress: called repeatedly while the doctor waits.
         host: the host at which to request the endpoint; ``""`` for the first of ``ALLOWED_HOSTS``.
-        user: the user to check, whose visitor replaces the given one; ``None`` for those with the visitor's address.
+        user: the user to check, whose visitor replaces the given one; ``None`` to check those with its address.
     """
     try:
         account = get_account(name)
@@ -71,12 +71,12 @@ def examine(
 
 
 def _disabled(empty: list[str]) -> Iterator[Finding]:
-    """Report a chat that is disabled. An empty setting shows that a variable of the environment may be missing."""
+    """Report that the chat is disabled. An empty setting suggests that an environment variable is missing."""
     text = "ENABLED is False, so there is no chat. No further checks were made."
     if empty:
         text += f" Empty settings: {', '.join(empty)}."
         hint = (
-            "If the settings read variables of the environment, set these. To disable the chat on purpose, write "
+            "Set the environment variables that these settings are read from. To disable the chat on purpose, write "
             'HUBSPOT_IDENTIFY = {"ENABLED": False}.'
         )
         yield Finding("settings", ERROR, text, hint)
@@ -104,7 +104,10 @@ def _examine_enabled(
         yield from check_breaker(account)
     yield from check_rate_limit(config)
     if lacks_portal:
-        hint = 'Write the number HubSpot calls "Hub ID", or None if the pages contain HubSpot\'s embed code.'
+        hint = (
+            'Set PORTAL_ID to the number HubSpot calls "Hub ID", such as "1234567", or to None if the pages contain '
+            "HubSpot's embed code."
+        )
         yield Finding("loader", ERROR, "PORTAL_ID is empty, so the tag does not load the chat.", hint)
     else:
         yield from check_loader(config, show_progress)
@@ -120,7 +123,7 @@ def _examine_enabled(
 
 
 def _verdict(config: Config, found: set[tuple[str, str]]) -> Finding:
-    """Return what visitors see, after findings with these topics and levels."""
+    """Return what visitors see, according to the topics and levels of the findings."""
     errors = {topic for topic, level in found if level == ERROR}
     if errors & NO_CHAT_TOPICS:
         return Finding(VERDICT, ERROR, "Visitors see no chat.")

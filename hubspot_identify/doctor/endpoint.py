@@ -67,7 +67,7 @@ def check_endpoint(config: Config, host: str) -> Iterator[Finding]:
         return
     if response.from_endpoint:
         text = f"ENABLED or CHOOSE_ACCOUNT fails for an anonymous visitor on the host {host}{urlconf} ({response})."
-        hint = f"Make them work for anonymous visitors. The site's log contains the error after a request for {url}."
+        hint = "Fix the callable for anonymous visitors. To find the error in the log, load a page with the tag."
         yield Finding("enabled", ERROR, text, hint)
         return
     if response.urlconf and endpoint_url(config, response.urlconf) is None:
@@ -116,7 +116,7 @@ def _intercepting_middleware(config: Config, host: str) -> str | None:
 
 
 def creates_nonce(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Create a nonce as the tag does, because the policy has none if no page uses it."""
+    """Create a nonce as the tag does, because the policy contains a nonce only if the response uses it."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         request.META[NONCE] = page_nonce(request, None)

@@ -133,11 +133,12 @@ def _advice(error: HubSpotIdentifyError, config: Config) -> tuple[str, str]:
             )
             return hint, app_url(config, "account-and-billing")
         case APIError(status=488):
-            hint = "Change BASE_URL, or create a new key. Check that REGION is the data centre of the account as well."
+            hint = "Set BASE_URL as said above, or create a new key. Also check that REGION is the right data centre."
             return hint, app_url(config, "private-apps")
         case APIError(status=400 | 422) if "hsCustomerAgentContext" in str(error):
             hint = (
-                "Change TOKEN_PATH, or let VISITOR return context. The doctor sends none, so it cannot test the latter."
+                "Set TOKEN_PATH to another version, or let VISITOR return a Visitor with context. To test the latter, "
+                "name a user with --user. Otherwise, the doctor sends no context."
             )
             return hint, GUIDE
         case APIError(status=429, policy="DAILY"):

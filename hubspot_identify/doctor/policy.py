@@ -21,9 +21,9 @@ MIDDLEWARE = {
     "CONTENT_SECURITY_POLICY": "csp.middleware.CSPMiddleware",
     "CSP_DEFAULT_SRC": "csp.middleware.CSPMiddleware",
 }
-#: Without these directives' sources there is no chat. Without those of the others, it lacks pictures or styles.
+#: If sources of these directives are missing, there is no chat. If others are, the chat lacks pictures or styles.
 ESSENTIAL = frozenset({"script-src", "connect-src", "frame-src"})
-#: What browsers apply instead of a directive that the policy does not have.
+#: The directives that browsers look for in the policy, in this order. They apply the first that it has.
 FALLBACKS: Mapping[str, tuple[str, ...]] = {
     "script-src": ("script-src-elem", "script-src", "default-src"),
     "style-src": ("style-src-elem", "style-src", "default-src"),
@@ -69,7 +69,7 @@ def _check_unsent_policy(response: SiteResponse) -> Iterator[Finding]:
             text = f"{name} is set, but the site sends no Content-Security-Policy."
             hint = f'Add "{middleware}" to MIDDLEWARE.'
             if name == "SECURE_CSP" and django.VERSION < (6, 0):
-                hint = "The setting requires Django 6.0 or newer. Use django-csp before that."
+                hint = "The setting requires Django 6.0 or newer. With older versions, use django-csp."
             yield Finding("csp", WARNING, text, hint)
 
 
@@ -98,7 +98,7 @@ def _not_among(allowed: list[str], needed: list[str], directive: str, response: 
 
 
 def _covers(allowed: str, source: str, host: str) -> bool:
-    """Return whether a source of the policy allows everything that another source stands for."""
+    """Return whether a source of the policy allows everything that another source allows."""
     if allowed == source:
         return True
     if source == "'self'":

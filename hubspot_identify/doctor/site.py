@@ -32,9 +32,9 @@ SUPPORT_MONTHS = 18
 END_OF_V3 = date(2027, 9, 1)
 #: The doctor warns for this many days before a version's support ends.
 WARNING_DAYS = 183
-#: ``RATE_LIMIT`` for an account that HubSpot allows 190 calls in 10 s, which leaves a tenth for other calls.
+#: The highest ``RATE_LIMIT`` for an account that HubSpot allows 190 calls in any 10 s.
 PROFESSIONAL_RATE_LIMIT = 17
-#: The system checks of what the doctor itself tries, for which it has findings of its own.
+#: System checks that are not shown, because the doctor tests the same things and has findings of its own.
 TRIED = frozenset(f"{TAG}.{number}" for number in ("E004", "E005", "E007", "I001", "W013", "W016"))
 
 
@@ -112,10 +112,10 @@ def check_script() -> tuple[str, list[Finding]]:
 
 
 def check_rate_limit(config: Config) -> Iterator[Finding]:
-    """Say when a higher rate limit is right."""
+    """Report that a higher rate limit is possible for some accounts."""
     if config.rate_limit < PROFESSIONAL_RATE_LIMIT:
-        calls = 10 * config.rate_limit  # RATE_LIMIT is an average over 10 s.
-        text = f"The site makes at most {calls} calls in any 10 s, which leaves room for other integrations."
+        calls = 10 * config.rate_limit
+        text = f"RATE_LIMIT allows {calls} calls in 10 s on average, which leaves room for other integrations."
         hint = (
             "If the account is Professional or Enterprise and has no other integrations, set RATE_LIMIT to "
             f"{PROFESSIONAL_RATE_LIMIT}."

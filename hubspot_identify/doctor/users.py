@@ -17,10 +17,10 @@ from ..exceptions import InvalidVisitorError
 from ..visitors import Visitor, user_email_field, user_visitor
 from .findings import ERROR, NOTE, OK, WARNING, Finding
 
-#: So many users with the same address are checked.
+#: At most this many users with the same address are checked.
 MAX_USERS = 5
 ADDRESS_HINT = "Set EMAIL_FIELD on the user model, or let VISITOR return a Visitor with the user's address."
-#: What the lookup of users raises on sites without Django's users, or with unusual ones.
+#: Errors of a query for users, on sites without Django's users or with an unusual user model.
 LOOKUP_ERRORS = (ImproperlyConfigured, AttributeError, FieldError, DatabaseError)
 
 
@@ -37,7 +37,7 @@ def user_with_name(name: str) -> Any:
     except ValueError:  # the text cannot be a primary key
         return None
     except LOOKUP_ERRORS as error:
-        # Raised from nothing, because the error may quote the name.
+        # Not chained, because the error may quote the name.
         raise LookupError(f"The users cannot be queried ({type(error).__name__}).") from None
 
 
@@ -81,7 +81,7 @@ def check_user(user: Any, config: Config, host: str) -> tuple[Finding, Visitor |
     try:
         visitor = _visitor_of(user, config, host)
         if not getattr(user, "is_active", True):
-            raise _NotIdentifiedError("The user is not active, so cannot log in.")
+            raise _NotIdentifiedError("The user is not active and cannot log in.")
         _require_verified(user, visitor, config)
     except _NotIdentifiedError as error:
         return Finding("user", error.level, f"This user is not identified: {error}", error.hint), visitor
@@ -129,7 +129,7 @@ def _without_field(user: Any) -> str:
 def _undecided(result: str) -> _NotIdentifiedError:
     return _NotIdentifiedError(
         f"VISITOR {result} for the doctor's request, which has this user, an empty session and no cookies.",
-        "If VISITOR needs more of the request, log in as the user, and look at hubspotIdentify.status() in the page.",
+        "If VISITOR needs more, log in as the user, and run hubspotIdentify.status() in the browser's console.",
         WARNING,
     )
 
@@ -149,8 +149,8 @@ def _require_verified(user: Any, visitor: Visitor, config: Config) -> None:
 
     text = "django-allauth has no verified EmailAddress with this address."
     if not EmailAddress.objects.filter(user_id=user.pk).exists():
-        text = "The user has no EmailAddress of django-allauth. createsuperuser and imports create none."
+        text = "django-allauth has no EmailAddress for the user. createsuperuser and imports do not create one."
     raise _NotIdentifiedError(
         text,
-        "Let the user confirm the address. If it was confirmed elsewhere, record that as docs/visitors.rst shows.",
+        "Let the user confirm the address. If it was confirmed elsewhere, record this as docs/visitors.rst shows.",
     )

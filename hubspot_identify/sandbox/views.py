@@ -21,7 +21,7 @@ from . import api
 from .state import Scenario, Thread, sandbox
 
 FILES = Path(__file__).parent / "files"
-#: Of the sandbox's own pages. The middleware of sites adds no other, whose nonces and hosts would not match.
+#: The policy of the sandbox's own pages. It keeps middleware from adding the site's policy, which would not match them.
 POLICY = "default-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'self'"
 TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
 

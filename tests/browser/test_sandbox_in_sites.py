@@ -51,7 +51,7 @@ urlpatterns = [
 
 @pytest.mark.slow
 def test_complete_example_of_the_manual_passes(tmp_path: Path) -> None:
-    """The browser test to copy passes word for word, in a suite whose settings disable the chat and forbid calls."""
+    """The browser test to copy passes without changes, in a suite whose settings disable the chat and forbid calls."""
     off, plugin, *_, example = code_blocks("docs/testing")
     (forbidden,) = code_blocks("docs/testing", "ini")
     (tmp_path / "settings_of_site.py").write_text(f"from settings import *\n{off}\nROOT_URLCONF = 'urls_of_site'")
@@ -83,12 +83,12 @@ def test_chat_works_under_a_policy_with_a_nonce(tab: Tab, site: Site, settings: 
         tab.expect_visitor("ada")
         tab.send_message("Hello")
         tab.go("/sandbox/inbox/")
-        expect(tab.page.locator("article .badge")).to_have_css("display", "inline-block")  # of its style sheet
+        expect(tab.page.locator("article .badge")).to_have_css("display", "inline-block")  # from the style sheet
         assert tab.run("violations") == []
 
 
 def toolbar(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
-    """Insert an element at the end of each page, in the way of django-debug-toolbar, whose toolbar covers the page."""
+    """Insert an element at the end of each page, as django-debug-toolbar does, whose toolbar covers the page."""
 
     def handle(request: HttpRequest) -> HttpResponse:
         response = get_response(request)
@@ -100,7 +100,7 @@ def toolbar(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[Ht
 
 
 def test_tools_that_add_to_pages_do_not_change_the_sandbox(tab: Tab, site: Site, settings: Settings) -> None:
-    """A toolbar is added to the site's page, and neither to the frame of the chat nor to the inbox."""
+    """A toolbar is added to the site's page, but neither to the frame of the chat nor to the inbox."""
     settings.MIDDLEWARE = [f"{__name__}.toolbar", *settings.MIDDLEWARE]
     site.page("/", f"<body>{TAG}</body>")
     with serving_site() as address:

@@ -246,7 +246,7 @@ def test_imported_user_is_identified_after_the_recipe_of_the_manual(client: Clie
 
 @pytest.mark.usefixtures("decided_by_allauth")
 def test_doctor_says_why_a_user_is_not_identified(customer: User) -> None:
-    """``createsuperuser`` and imports create no record. A record that is not verified has another reason."""
+    """``createsuperuser`` and imports create no record. The reason is another one if there is an unverified record."""
     reasons = []
     for _ in range(2):
         finding, visitor = check_user(customer, get_config(), "localhost")

@@ -60,7 +60,7 @@ def identified(client: Client) -> str | None:
 
 
 def test_user_is_identified_once_the_address_is_confirmed(client: Client, ada: Any) -> None:
-    """A changed address is not verified until it is confirmed as well."""
+    """If the address is changed afterwards, the user is not identified until the new one is confirmed."""
     assert identified(client) is None
     received = request_mail(client)
     assert identified(client) is None
@@ -71,7 +71,7 @@ def test_user_is_identified_once_the_address_is_confirmed(client: Client, ada: A
 
 
 def test_mail_confirms_nothing_in_another_session(client: Client, ada: Any) -> None:
-    """An account claims an address. Neither a mail scanner nor the owner of the address can confirm it by the mail."""
+    """Neither a mail scanner nor the owner of an address can confirm it for another account by using the mail."""
     received = request_mail(client)
     owner, scanner = Client(), Client()
     owner.force_login(get_user_model().objects.create_user("owner", ADDRESS))

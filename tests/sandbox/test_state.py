@@ -53,7 +53,7 @@ def test_token_identifies_only_its_address_for_twelve_hours(sandbox: Sandbox, cl
 
 
 def test_token_of_another_process_is_logged_without_the_token(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    """Sandboxes do not share their tokens. The log says so once, and says nothing of other invalid tokens."""
+    """Processes do not share the sandbox's tokens. This is logged once, and other invalid tokens are not logged."""
     token = Sandbox(clock).issue("ada@example.com")
     here = Sandbox(clock)
     here.contact_for("ada@example.com", "invalid")

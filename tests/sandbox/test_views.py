@@ -73,7 +73,7 @@ def test_inbox_shows_contacts_and_claimed_addresses(sandbox: Sandbox) -> None:
 
 
 def test_conversations_belong_to_the_portal_of_the_chat(sandbox: Sandbox) -> None:
-    """A contact has a conversation in each portal, and so has an anonymous browser. The inbox names the portals."""
+    """A contact or an anonymous browser has one conversation in each portal. The inbox names the portals."""
     client = Client()
     ada = {"email": "ada@example.com", "token": sandbox.issue("ada@example.com")}
     browser = {"utk": "of the browser"}
@@ -132,7 +132,7 @@ def test_post_from_the_same_site_is_accepted(sandbox: Sandbox) -> None:
 
 
 def test_sites_policy_does_not_replace_that_of_the_sandbox(sandbox: Sandbox, settings: Settings) -> None:
-    """Chat and inbox run the sandbox's own scripts only, whatever the policy of the site allows."""
+    """The chat and the inbox run only the sandbox's own scripts, whatever the policy of the site allows."""
     settings.MIDDLEWARE = ["csp.middleware.CSPMiddleware"]
     settings.CONTENT_SECURITY_POLICY = {"DIRECTIVES": {"default-src": ["'none'"], "frame-ancestors": ["'none'"]}}
     for page in ("chat/123", "inbox"):
