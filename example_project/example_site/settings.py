@@ -95,16 +95,16 @@ LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = "home"
 
-# Since Django 6.0, a middleware sends this policy.
-SECURE_CSP = {
+policy = {
     "default-src": ["'self'"],
     # Without these two directives, injected markup could send the content of a page to another site.
     "base-uri": ["'none'"],
     "form-action": ["'self'"],
     **{directive: ["'self'", *hosts] for directive, hosts in csp.sources(HUBSPOT_REGION).items()},
 }
-if django.VERSION >= (6, 0):
+if django.VERSION >= (6, 0):  # older versions cannot send a policy
     MIDDLEWARE.insert(1, "django.middleware.csp.ContentSecurityPolicyMiddleware")
+    SECURE_CSP = policy
 
 # HubSpot's chat uses the referrer to determine the page.
 SECURE_REFERRER_POLICY = "strict-origin-when-cross-origin"

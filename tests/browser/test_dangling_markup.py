@@ -25,7 +25,7 @@ INLINE = '{% hubspot_identify account="inline" %}'
 def policy(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The header of the example project's policy."""
     monkeypatch.syspath_prepend(EXAMPLE)
-    directives = import_module("example_site.settings").SECURE_CSP
+    directives = import_module("example_site.settings").policy
     text = "; ".join(" ".join([name, *sources]) for name, sources in directives.items())
     return {"Content-Security-Policy": text}
 
