@@ -127,8 +127,9 @@ class Store:
 
     def get(self, key: str) -> Any:
         """Return the value of a key, or ``None``. One operation of the cache."""
-        value = self._call(self._reads, "get", lambda cache: cache.get(key), None)
-        own_key = self._own_key(key)
+        # The key is made here as well, because this takes less time than to look up the cache again.
+        value, own_key = self._call(self._reads, "get", lambda cache: (cache.get(key), cache.make_key(key)), (None, ""))
+        own_key = own_key or self._own_key(key)
         unsaved = self._unsaved.get(own_key)
         if unsaved is not None:
             if value in (None, unsaved[1]):
