@@ -123,7 +123,7 @@ def picture_button(browser: Browser, origin: str) -> None:
 
 
 def picture_doctor(browser: Browser, html: str) -> None:
-    page = new_page(browser, width=720, height=100, scale=1.25)
+    page = new_page(browser, width=720, height=100, scale=1.1)
     page.set_content(html)
     page.add_style_tag(content="body{margin:16px} pre{font-size:14px;line-height:1.35;white-space:pre}")
     save(page, "doctor.png")
