@@ -177,8 +177,7 @@ def _account_of_page(request: HttpRequest, name: str | None) -> Account:
 
 def _mark_page(request: HttpRequest, identification: Identification) -> Identification:
     """Tell ``IdentifiedPageMiddleware`` that the page may identify its visitor."""
-    if identification.subject is not None:
-        mark_identified(django_request(request))
+    mark_identified(django_request(request))
     return identification
 
 

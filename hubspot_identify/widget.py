@@ -64,7 +64,8 @@ def render_script(
     try:
         return _render(django_request(request), nonce, account, identity)
     except CallableError:
-        if request is not None:  # a cached page without the chat would be served to the other visitors
+        # A cached page without the chat would be served to the other visitors.
+        if request is not None:  # pragma: no branch - no callable is called without a request
             keep_out_of_page_caches(django_request(request))
             mark_private(django_request(request))
         return NOTHING

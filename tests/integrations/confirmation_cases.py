@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import django
 import pytest
 from django.apps import apps
 from django.contrib.auth import get_user_model
@@ -21,7 +22,11 @@ ADDRESS = "Ada@example.com"
 
 @pytest.fixture(autouse=True)
 def outbox(settings: Settings) -> None:
-    settings.EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
+    backend = "django.core.mail.backends.locmem.EmailBackend"
+    if django.VERSION >= (6, 1):
+        settings.MAILERS = {"default": {"BACKEND": backend}}
+    else:
+        settings.EMAIL_BACKEND = backend
     mail.outbox = []
 
 
