@@ -100,14 +100,19 @@ urlpatterns = [
 ]
 
 
+def configure_site(settings: Settings, middleware: list[str]) -> None:
+    """Serve the pages of this module with this middleware."""
+    settings.ROOT_URLCONF = __name__
+    settings.MIDDLEWARE = middleware
+    settings.TEMPLATES = TEMPLATES
+
+
 @pytest.fixture(params=[*PER_VIEW, *SITE_WIDE])
 def url(request: pytest.FixtureRequest, settings: Settings) -> str:
     """The URL of a page that Django caches, for each way to configure that."""
     caching = [f"{MIDDLEWARE}.UpdateCacheMiddleware"], [f"{MIDDLEWARE}.FetchFromCacheMiddleware"]
     before, after = caching if request.param in SITE_WIDE else ([], [])
-    settings.MIDDLEWARE = [*before, f"{__name__}.user_from_header", *after]
-    settings.ROOT_URLCONF = __name__
-    settings.TEMPLATES = TEMPLATES
+    configure_site(settings, [*before, f"{__name__}.user_from_header", *after])
     return f"/{request.param}/"
 
 
@@ -194,9 +199,7 @@ def test_identity_is_in_no_page_cache_among_the_middleware(
     client: Client, settings: Settings, middleware: list[str]
 ) -> None:
     """With each order of the middleware, Grace gets no identity of Ada, or the system check warns."""
-    settings.ROOT_URLCONF = __name__
-    settings.MIDDLEWARE = middleware
-    settings.TEMPLATES = TEMPLATES
+    configure_site(settings, middleware)
     deliver(settings, "inline")
     OtherPageCache.pages.clear()
     tokens = [token_in(page_of(user, "/site_wide/", client)) for user in ("ada", "grace")]
@@ -227,9 +230,7 @@ def test_consent_is_in_no_page_cache_that_obeys_headers(
     client: Client, settings: Settings, middleware: list[str]
 ) -> None:
     """With ``IdentifiedPageMiddleware`` last, the page of a visitor who agreed is stored only by the browser."""
-    settings.ROOT_URLCONF = __name__
-    settings.MIDDLEWARE = middleware
-    settings.TEMPLATES = TEMPLATES
+    configure_site(settings, middleware)
     OtherPageCache.pages.clear()
     test_consent_is_not_shared("/site_wide/", client, settings)
 

@@ -162,6 +162,14 @@ def test_forgotten_token_is_replaced_by_a_new_one(hubspot: TokenServer) -> None:
     assert cached_token() != token
 
 
+def forget_in_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget Ada's token in a process that shares only the cache."""
+    with monkeypatch.context() as other_process:
+        other_process.setattr(account_module, "_accounts", PerProcess(account_module._Accounts))
+        other_process.setattr(account_module, "_stores", PerProcess(lambda: functools.cache(store_module.Store)))
+        services.forget_token(ADA)
+
+
 def test_forgotten_token_is_not_used_by_a_process_that_kept_it(
     hubspot: TokenServer, faulty_cache: type[FaultyCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,9 +182,7 @@ def test_forgotten_token_is_not_used_by_a_process_that_kept_it(
     token = cached_token()
     faulty_cache.reset()
     assert services.get_token(ADA) == token
-    with monkeypatch.context() as other_process:
-        other_process.setattr(account_module, "_accounts", PerProcess(account_module._Accounts))
-        services.forget_token(ADA)
+    forget_in_another_process(monkeypatch)
     hubspot.answer(500)
     assert wait_until(lambda: not get_account().rate_limit.full_for)  # one call a second during the outage
     assert services.get_token(ADA) is None
@@ -197,10 +203,7 @@ def test_token_that_is_forgotten_again_is_not_used_by_a_process_that_kept_a_new_
     token = cached_token()
     faulty_cache.reset()
     assert services.get_token(ADA) == token
-    with monkeypatch.context() as other_process:
-        other_process.setattr(account_module, "_accounts", PerProcess(account_module._Accounts))
-        other_process.setattr(account_module, "_stores", PerProcess(lambda: functools.cache(store_module.Store)))
-        services.forget_token(ADA)
+    forget_in_another_process(monkeypatch)
     assert services.get_token(ADA) is None
 
 
