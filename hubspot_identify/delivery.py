@@ -32,6 +32,10 @@ logger = logging.getLogger(__name__)
 _PURPOSE_HEADERS = ("HTTP_SEC_PURPOSE", "HTTP_X_SEC_PURPOSE", "HTTP_PURPOSE", "HTTP_X_PURPOSE", "HTTP_X_MOZ")
 
 
+#: What includes the app's URLs in a URLconf, for hints.
+ROUTE = 'path("hubspot/", include("hubspot_identify.urls"))'
+
+
 def endpoint_url(config: Config, urlconf: str | None = None) -> str | None:
     """Return the URL of an account's identity endpoint, or ``None`` if the URLconf does not include the app's URLs.
 
@@ -83,9 +87,10 @@ def log_missing_endpoint() -> None:
     log_throttled(
         logger,
         logging.ERROR,
-        "The URLconf %s does not include the app's URLs, so its pages identify no visitor in the chat. Add "
-        'path("hubspot/", include("hubspot_identify.urls")) to it, as in ROOT_URLCONF.',
+        "The URLconf %s does not include the app's URLs, so its pages identify no visitor in the chat. Add %s to it, "
+        "as in ROOT_URLCONF.",
         name,
+        ROUTE,
         reason=name,
         every=math.inf,
     )

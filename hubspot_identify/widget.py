@@ -61,13 +61,14 @@ def render_script(
     nonce, account, identity = none_if_empty(nonce), none_if_empty(account), none_if_empty(identity)
     if identity is not None and not isinstance(identity, Identification):
         raise TypeError(f"identity must be the result of services.identify(), not {type(identity).__name__}.")
+    request = django_request(request)
     try:
-        return _render(django_request(request), nonce, account, identity)
+        return _render(request, nonce, account, identity)
     except CallableError:
         # A cached page without the chat would be served to the other visitors.
         if request is not None:  # pragma: no branch - no callable is called without a request
-            keep_out_of_page_caches(django_request(request))
-            mark_private(django_request(request))
+            keep_out_of_page_caches(request)
+            mark_private(request)
         return NOTHING
     except Exception as error:  # noqa: BLE001 - the page must not fail because of its chat
         raise_or_log(logger, error, "The page has no chat: %s", "The script element cannot be rendered.")

@@ -16,7 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.template import engines
 
 from ..conf import IDENTITY_OPTIONS, VERIFICATION_RECIPES, WIDGET_OPTIONS, AccountSettings, Config
-from ..delivery import endpoint_url, is_inline, resolves_to_app
+from ..delivery import ROUTE, endpoint_url, is_inline, resolves_to_app
 from ..exceptions import ConfigurationError
 from ..visitors import user_email_field, user_visitor
 from .accounts import account_names, enabled_configs, without_duplicates
@@ -83,27 +83,26 @@ def _check_delivery(config: Config, written: AccountSettings) -> Iterator[CheckM
     if not getattr(settings, "ROOT_URLCONF", None):
         return
     endpoint = endpoint_url(config)
-    route = 'path("hubspot/", include("hubspot_identify.urls"))'
     if endpoint is not None:
         if not resolves_to_app(endpoint) and not is_inline(config):
             yield Error(
                 f"{endpoint} does not lead to the app, because another URL pattern precedes it. No visitor can be "
                 "identified.",
-                hint=f"Move {route} to the top of urlpatterns in {settings.ROOT_URLCONF}.",
+                hint=f"Move {ROUTE} to the top of urlpatterns in {settings.ROOT_URLCONF}.",
                 id="hubspot_identify.E007",
             )
     elif config.load_on == "interaction" or config.delivery == "deferred":
         key = "LOAD_ON" if config.load_on == "interaction" else "DELIVERY"
         yield Error(
             f"The URLconf does not include the app's URLs, but {written.name_of(key)} requires them.",
-            hint=f"Add {route} to urlpatterns in {settings.ROOT_URLCONF}, or leave out {key}.",
+            hint=f"Add {ROUTE} to urlpatterns in {settings.ROOT_URLCONF}, or leave out {key}.",
             id="hubspot_identify.E004",
         )
     elif config.delivery is None:
         yield Warning(
             "The URLconf does not include the app's URLs, so each page contains the identity of its visitor. Pages may "
             "wait for HubSpot and must not be cached.",
-            hint=f"Add {route} to urlpatterns in {settings.ROOT_URLCONF}. If the identity is to be in the pages, write "
+            hint=f"Add {ROUTE} to urlpatterns in {settings.ROOT_URLCONF}. If the identity is to be in the pages, write "
             "HUBSPOT_IDENTIFY['DELIVERY'] = \"inline\".",
             id="hubspot_identify.W001",
         )
@@ -183,21 +182,25 @@ def _check_page_caches(config: Config, written: AccountSettings) -> Iterator[Che
 
 
 def _check_user_model(config: Config, written: AccountSettings) -> Iterator[CheckMessage]:
-    if config.visitor is not user_visitor or not apps.is_installed("django.contrib.auth"):
-        return
-    try:
-        model = get_user_model()
-    except ImproperlyConfigured:
-        return  # the site reports it itself
-    field = user_email_field(model)
-    if not hasattr(model, field):
+    if (model := user_model_without_email(config)) is not None:
         yield Warning(
-            f"The user model {model._meta.label} has no field {field!r} for the e-mail address, so no visitor is "
-            "identified.",
+            f"The user model {model._meta.label} has no field {user_email_field(model)!r} for the e-mail address, so "
+            "no visitor is identified.",
             hint=f"Set EMAIL_FIELD of the model to the name of the field with the address, or "
             f"{written.name_of('VISITOR')} to a callable (user, request) -> Visitor or None, or its dotted path.",
             id="hubspot_identify.W016",
         )
+
+
+def user_model_without_email(config: Config) -> Any:
+    """Return the user model if the app reads the address itself and the model has none, or ``None``."""
+    if config.visitor is not user_visitor or not apps.is_installed("django.contrib.auth"):
+        return None
+    try:
+        model = get_user_model()
+    except (ImproperlyConfigured, AttributeError):
+        return None  # the site reports it itself
+    return None if hasattr(model, user_email_field(model)) else model
 
 
 def _check_jinja() -> Iterator[CheckMessage]:

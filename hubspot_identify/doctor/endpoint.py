@@ -15,7 +15,7 @@ from django.test import Client, override_settings
 
 from .._compat import page_nonce
 from ..conf import Config
-from ..delivery import endpoint_url, is_inline, path_of
+from ..delivery import ROUTE, endpoint_url, is_inline, path_of
 from .findings import ERROR, OK, WARNING, Finding
 
 NONCE = "hubspot_identify.nonce"  # in the META of the doctor's request
@@ -72,7 +72,7 @@ def check_endpoint(config: Config, host: str) -> Iterator[Finding]:
         return
     if response.urlconf and endpoint_url(config, response.urlconf) is None:
         text = f"The host {host} has the URLconf {response.urlconf}, which does not include the app's URLs."
-        hint = f'Add path("hubspot/", include("hubspot_identify.urls")) to urlpatterns in {response.urlconf}.'
+        hint = f"Add {ROUTE} to urlpatterns in {response.urlconf}."
     elif middleware := _intercepting_middleware(config, host):
         text = f"The middleware {middleware} responds in place of the endpoint {url} on the host {host} ({response})."
         hint = "Let it pass requests for this path, including those of anonymous visitors."

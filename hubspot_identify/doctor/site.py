@@ -22,7 +22,7 @@ from .._tokens.entries import PREFIX
 from ..checks.deployment import sharing_problem
 from ..checks.settings import TAG
 from ..conf import Config
-from ..delivery import endpoint_url, is_inline
+from ..delivery import ROUTE, endpoint_url, is_inline
 from ..widget import SCRIPT
 from .findings import ERROR, GUIDE, NOTE, OK, WARNING, Finding
 
@@ -81,7 +81,7 @@ def check_delivery(config: Config) -> Finding:
     url = endpoint_url(config)
     if url is None and (config.load_on == "interaction" or not is_inline(config)):
         text = "The tag renders no chat, because the URLconf does not include the app's URLs."
-        hint = f'Add path("hubspot/", include("hubspot_identify.urls")) to urlpatterns in {settings.ROOT_URLCONF}.'
+        hint = f"Add {ROUTE} to urlpatterns in {settings.ROOT_URLCONF}."
         return Finding("delivery", ERROR, text, hint)
     if is_inline(config):
         text = f"Pages contain the identity, and wait at most {config.page_wait:g} s for a token."

@@ -11,6 +11,7 @@ from django.core.exceptions import FieldError, ImproperlyConfigured
 from django.db import DatabaseError
 from django.test import RequestFactory
 
+from ..checks.settings import user_model_without_email
 from ..conf import Config
 from ..eligibility import is_verified
 from ..exceptions import InvalidVisitorError
@@ -43,11 +44,7 @@ def user_with_name(name: str) -> Any:
 
 def check_user_model(config: Config) -> Iterator[Finding]:
     """Check that users have an address, if the app reads it itself."""
-    try:
-        model = get_user_model()
-    except (ImproperlyConfigured, AttributeError):  # a site without Django's users
-        return
-    if config.visitor is user_visitor and not hasattr(model, user_email_field(model)):
+    if (model := user_model_without_email(config)) is not None:
         yield Finding("model", ERROR, f"{_without_field(model)} No visitor is identified.", ADDRESS_HINT)
 
 
