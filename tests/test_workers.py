@@ -21,7 +21,7 @@ from support.workers import TaskJob
 from hubspot_identify._hubspot.client import TokenClient
 from hubspot_identify._tokens import workers as workers_module
 from hubspot_identify._tokens.entries import VisitorToken
-from hubspot_identify._tokens.workers import MAX_ABANDONED_THREADS, SLOTS, Job, Workers, WorkerThread, get_workers
+from hubspot_identify._tokens.workers import MAX_ABANDONED_THREADS, SLOTS, Job, Workers, get_workers
 from hubspot_identify.conf import get_config
 from hubspot_identify.exceptions import TransportError
 from hubspot_identify.testing import join_threads
@@ -114,29 +114,21 @@ def test_idle_thread_runs_the_next_job_with_the_same_cache_connection(workers: W
     assert len(used) == 1
 
 
-def test_idle_thread_ends_after_some_time(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that fetches no tokens has no worker threads. The next job starts one."""
-    monkeypatch.setattr(workers_module, "IDLE", 0.01)
-    for _ in range(2):
-        assert submit(workers, "key").wait(GENEROUS_TIMEOUT) is TOKEN
-        assert wait_until(lambda: not any(isinstance(thread, WorkerThread) for thread in threading.enumerate()))
+def test_number_of_threads_is_bounded_by_the_slots(workers: Workers) -> None:
+    """However many jobs there are, no more threads are started than can run at the same time."""
+    threads: set[threading.Thread] = set()
 
+    def task(job: Job, client: TokenClient) -> VisitorToken:
+        threads.add(threading.current_thread())
+        return TOKEN
 
-def test_job_that_a_thread_gets_at_its_end_is_run(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An idle thread whose waiting time is over may be given a job before it is removed."""
-    remove = workers.remove_idle_thread
     jobs: list[Job] = []
-
-    def remove_late(thread: WorkerThread) -> bool:
-        monkeypatch.undo()
-        jobs.append(submit(workers, "late"))
-        return remove(thread)
-
-    monkeypatch.setattr(workers_module, "IDLE", 0.01)
-    monkeypatch.setattr(workers, "remove_idle_thread", remove_late)
-    submit(workers, "key")
-    assert wait_until(lambda: bool(jobs))
-    assert jobs[0].wait(GENEROUS_TIMEOUT) is TOKEN
+    while len(jobs) < 20 * SLOTS:
+        job = try_submit(workers, f"key{len(jobs)}", task)
+        if job:
+            jobs.append(job)
+    assert [job.wait(GENEROUS_TIMEOUT) for job in jobs] == [TOKEN] * len(jobs)
+    assert len(threads) <= SLOTS
 
 
 def test_jobs_with_the_same_key_are_one_job(workers: Workers, gate: Gate) -> None:
@@ -319,7 +311,6 @@ def test_thread_that_runs_after_its_deadline_does_nothing(workers: Workers, monk
         try_submit(workers, "another")
     for thread in frozen:
         thread.start()
-        thread.join()
     assert job._future.result(GENEROUS_TIMEOUT) is None
     assert join_threads(GENEROUS_TIMEOUT)
 

@@ -6,7 +6,7 @@ is aborted: no timeout of an HTTP library ends a response that arrives byte by b
 
 The threads are daemons. A ``ThreadPoolExecutor`` would delay the exit of the interpreter until the last call ends, and
 lose its threads to calls that never end. A process that exits waits for its calls for a second at most. A thread waits
-some seconds for its next job, so that a login rush does not open a connection to the cache for each call.
+for its next job, so that the process opens a connection to the cache for each thread and not for each call.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from django.core.cache import caches
@@ -42,7 +42,6 @@ SLOTS = 6
 MAX_ABANDONED_THREADS = 8  # no job is started beyond that
 ABORT_AFTER = 3.0  # seconds from a job's deadline until its call is aborted
 EXIT_WAIT = 1.0  # seconds for which a process that exits waits for its calls
-IDLE = 10.0  # seconds for which a thread waits for its next job
 
 #: The names of the threads. An idle thread has another name than one that runs a job.
 BUSY_NAME, IDLE_NAME = "hubspot-identify", "idle-hubspot-identify"
@@ -167,24 +166,13 @@ class Workers:
         else:
             WorkerThread(self, job).start()
 
-    def end_job(self, job: Job) -> None:
-        """Release the slot of a job."""
+    def end_job(self, job: Job, idle: WorkerThread | None = None) -> None:
+        """Release the slot of a job, and keep its thread for the next one, so that no other is started for that."""
         with self._lock:
             self._jobs.discard(job)
-
-    def add_idle_thread(self, thread: WorkerThread) -> None:
-        """Add a thread that can run the next job, so that no other thread is started for it."""
-        with self._lock:
-            thread.name = IDLE_NAME
-            self._idle.append(thread)
-
-    def remove_idle_thread(self, thread: WorkerThread) -> bool:
-        """Remove a thread that can run a job, and return ``True``; or ``False`` if it has just been given one."""
-        with self._lock:
-            if thread not in self._idle:
-                return False
-            self._idle.remove(thread)
-            return True
+            if idle:
+                idle.name = IDLE_NAME
+                self._idle.append(idle)
 
     def end_idle_threads(self) -> None:
         """End the threads that wait for a job."""
@@ -194,7 +182,7 @@ class Workers:
 
 
 class WorkerThread(threading.Thread):
-    """A thread that runs one job after another, and ends when there has been none for some seconds."""
+    """A thread that runs one job after another."""
 
     def __init__(self, workers: Workers, job: Job) -> None:
         super().__init__(name=BUSY_NAME, daemon=True)
@@ -208,16 +196,11 @@ class WorkerThread(threading.Thread):
         while job is not None:
             try:
                 _run(job)
-            finally:
+            except BaseException:  # of a log handler; this thread ends
                 self._workers.end_job(job)
-            job = self._wait_for_job()
-
-    def _wait_for_job(self) -> Job | None:
-        self._workers.add_idle_thread(self)
-        try:
-            return self.next_job.get(timeout=IDLE)
-        except Empty:
-            return None if self._workers.remove_idle_thread(self) else self.next_job.get()
+                raise
+            self._workers.end_job(job, idle=self)
+            job = self.next_job.get()
 
 
 def _run(job: Job) -> None:
