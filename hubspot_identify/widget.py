@@ -171,8 +171,7 @@ def _constant_part(account: Account, src: str, *_url_context: object) -> tuple[S
         raise ConfigurationError(
             "LOAD_ON" if has_launcher else "DELIVERY",
             "The chat requires the app's URLs, which the URLconf does not include.",
-            'Add path("hubspot/", include("hubspot_identify.urls")) to the URLconf, or remove DELIVERY and LOAD_ON '
-            "from HUBSPOT_IDENTIFY.",
+            f"Add {delivery.ROUTE} to the URLconf, or remove DELIVERY and LOAD_ON from HUBSPOT_IDENTIFY.",
         )
     data = {
         "endpoint": endpoint,

@@ -698,7 +698,7 @@ def test_receivers_leave_nothing_for_the_next_visitor(hubspot: TokenServer, sett
     def receiver(visitor: Visitor, **_: object) -> None:
         look_and_leave(visitor.email)
 
-    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "API_KEY": api_key}
+    configure(settings, API_KEY=api_key)
     token_created.connect(receiver)
     try:
         for visitor in (ADA, EVE):

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from django.test import RequestFactory
+from django.contrib.auth.models import User
+from django.http import HttpRequest
 from pytest_django import Settings
 from support.app_settings import configure
 from support.clocks import GENEROUS_TIMEOUT, wait_until
 from support.faulty_cache import FaultyCache
+from support.pages import request_by
 from support.server import TokenServer, email_of
 
 from hubspot_identify import services, views
@@ -27,12 +27,10 @@ RUSH = 3 * SLOTS
 VISITORS = [Visitor(f"visitor{number}@example.com") for number in range(RUSH)]
 
 
-def request_of(visitor: Visitor) -> Any:
+def request_of(visitor: Visitor) -> HttpRequest:
     """Return the script's request for the identity of a user who has this address."""
-    request: Any = RequestFactory().get("/hubspot/identity/", headers={"X-HubSpot-Identify": "1"})
-    request.session = {}
-    request.user = SimpleNamespace(pk=1, is_authenticated=True, email=visitor.email, first_name="", last_name="")
-    return request
+    user = User(pk=1, email=visitor.email)
+    return request_by(user, "/hubspot/identity/", headers={"X-HubSpot-Identify": "1"})
 
 
 @pytest.fixture
