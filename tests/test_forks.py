@@ -57,9 +57,9 @@ START = """
 
     def wait_for_threads():
         \"\"\"Wait until no other thread can hold the interpreter's lock, which a fork in C copies in its state.\"\"\"
-        workers_module.get_workers().end_idle_threads()
         tasks = "/proc/self/task"  # Python forgets a thread before it has ended
         while threading.active_count() > 1 or (os.path.isdir(tasks) and len(os.listdir(tasks)) > 1):
+            workers_module.get_workers().end_idle_threads()
             time.sleep(0.01)
         time.sleep(0.2)
 """

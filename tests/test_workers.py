@@ -429,7 +429,7 @@ def test_log_handler_may_submit_a_job(
 def test_slow_reaction_to_the_deadline_does_not_delay_the_abort(
     workers: Workers, hubspot: TokenServer, monkeypatch: pytest.MonkeyPatch, gate: Gate
 ) -> None:
-    """A signal receiver or a cache may block for long. The call is aborted meanwhile, and its thread ends."""
+    """A signal receiver or a cache may block for long. The call is aborted meanwhile, and its job ends."""
     monkeypatch.setattr(workers_module, "ABORT_AFTER", 0.2)
     hubspot.set_scenario("continue")
 
@@ -526,3 +526,4 @@ def test_new_workers_have_free_slots(workers: Workers, gate: Gate) -> None:
     assert submit(get_workers(), "key").wait(GENEROUS_TIMEOUT) is TOKEN
     gate.opened.set()
     assert join_threads(GENEROUS_TIMEOUT)
+    workers.end_idle_threads()
