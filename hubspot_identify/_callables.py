@@ -25,7 +25,6 @@ def call_setting(
     function: Callable[..., object],
     *arguments: object,
     returns: type | tuple[type, ...] = bool,
-    may_raise: tuple[type[Exception], ...] = (),
 ) -> Any:
     """Call a callable of the site, and return its result.
 
@@ -37,15 +36,12 @@ def call_setting(
         function: its callable.
         arguments: of the callable.
         returns: the type of the result, as in :func:`checked`.
-        may_raise: exceptions that the callable is allowed to raise. They are always passed on to the caller.
 
     Raises:
         CallableError: the callable failed.
     """
     try:
         return checked(key, function(*arguments), returns)
-    except may_raise:
-        raise
     except Exception as error:
         if settings.DEBUG:
             raise

@@ -44,24 +44,24 @@ def visitor_of(request: HttpRequest, config: Config) -> Visitor | None:
     has_own_users = user is None and not apps.is_installed("django.contrib.auth")
     if not (is_logged_in or has_own_users) or is_impersonated(request, config):
         return None
+    visitor: Visitor | None = call_setting(
+        "VISITOR", _visitor_or_none, user, request, config, returns=(Visitor, NoneType)
+    )
+    if visitor is None or not call_setting("EMAIL_VERIFIED", is_verified, user, visitor, config):
+        return None
+    return visitor
+
+
+def _visitor_or_none(user: Any, request: HttpRequest, config: Config) -> object:
+    """Call ``VISITOR``. A user whose data it cannot use is an anonymous visitor."""
     try:
-        visitor: Visitor | None = call_setting(
-            "VISITOR",
-            config.visitor,
-            user,
-            request,
-            returns=(Visitor, NoneType),
-            may_raise=(InvalidVisitorError,),
-        )
+        return config.visitor(user, request)
     except InvalidVisitorError as error:
         key = getattr(user, "pk", None)
         if not isinstance(key, (int, uuid.UUID)):
             key = "(with a text key)"  # It may be the address, or break the log line.
         log_throttled(logger, logging.INFO, "User %s is not identified: %s", key, error)
         return None
-    if visitor is None or not call_setting("EMAIL_VERIFIED", is_verified, user, visitor, config):
-        return None
-    return visitor
 
 
 def is_enabled(request: HttpRequest, config: Config) -> bool:
