@@ -142,7 +142,8 @@ def identify(request: HttpRequest, *, wait: float | None = None, account: str | 
     if visitor is None:
         return ANONYMOUS
     lookup, token = wait_for_token(lookup, visitor, resolved, _page_wait(wait, lookup, resolved))
-    return _mark_page(request, identification_of(visitor, resolved, lookup, token))
+    mark_identified(django_request(request))
+    return identification_of(visitor, resolved, lookup, token)
 
 
 async def aidentify(request: HttpRequest, *, wait: float | None = None, account: str | None = None) -> Identification:
@@ -157,7 +158,8 @@ async def aidentify(request: HttpRequest, *, wait: float | None = None, account:
     if visitor is None:
         return ANONYMOUS
     lookup, token = await await_token(lookup, visitor, resolved, _page_wait(wait, lookup, resolved))
-    return _mark_page(request, identification_of(visitor, resolved, lookup, token))
+    mark_identified(django_request(request))
+    return identification_of(visitor, resolved, lookup, token)
 
 
 def _page_wait(wait: float | None, lookup: CacheLookup, account: Account) -> float:
@@ -173,12 +175,6 @@ def _account_of_page(request: HttpRequest, name: str | None) -> Account:
     """Return the account of a request, and keep its page out of page caches, since it may be personal."""
     keep_out_of_page_caches(django_request(request))
     return account_for(request, name)
-
-
-def _mark_page(request: HttpRequest, identification: Identification) -> Identification:
-    """Tell ``IdentifiedPageMiddleware`` that the page may identify its visitor."""
-    mark_identified(django_request(request))
-    return identification
 
 
 def _token_or_raise(token: VisitorToken | None) -> VisitorToken:
