@@ -17,7 +17,7 @@ from pytest_django import Settings
 from support.site import urlconf
 
 from hubspot_identify.conf import get_config
-from hubspot_identify.doctor.endpoint import allowed_host, check_endpoint
+from hubspot_identify.doctor.endpoint import allowed_host, check_endpoint, request_site
 from hubspot_identify.doctor.findings import Finding
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
@@ -25,7 +25,8 @@ GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
 def examine(host: str = "", account: str = "") -> Finding:
     """Return the doctor's finding about the endpoint."""
-    (finding,) = check_endpoint(get_config(account), host)
+    config = get_config(account)
+    (finding,) = check_endpoint(config, request_site(config, host))
     return finding
 
 
@@ -267,7 +268,7 @@ def test_other_view_that_responds_is_an_error_without_a_middleware(settings: Set
 def test_site_without_the_apps_urls_has_no_finding(settings: Settings) -> None:
     """Inline delivery needs no endpoint."""
     settings.ROOT_URLCONF = ()
-    assert list(check_endpoint(get_config(), "")) == []
+    assert list(check_endpoint(get_config(), request_site(get_config(), ""))) == []
 
 
 def test_endpoint_of_an_account_below_a_prefix_is_reachable(settings: Settings) -> None:

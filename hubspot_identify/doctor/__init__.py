@@ -14,7 +14,7 @@ from .._tokens.account import Account, get_account
 from ..conf import AccountSettings, Config
 from ..exceptions import ConfigurationError, UnknownAccountError
 from ..visitors import Visitor
-from .endpoint import allowed_host, check_endpoint
+from .endpoint import allowed_host, check_endpoint, request_site
 from .findings import ERROR, NOTE, OK, VERDICT, WARNING, Finding
 from .network import ShowProgress, check_loader, check_token
 from .policy import check_csp
@@ -93,11 +93,12 @@ def _examine_enabled(
     yield from check_region(config)
     script_url, findings = check_script()
     yield from findings
-    endpoint = list(check_endpoint(config, host))
+    response = request_site(config, host)
+    endpoint = list(check_endpoint(config, response))
     if all(finding.level == OK for finding in endpoint):
         yield check_delivery(config)
     yield from endpoint
-    yield from check_csp(config, host, script_url)
+    yield from check_csp(config, response, script_url)
     cache = check_cache(config.cache)
     yield cache
     if cache.level != ERROR:

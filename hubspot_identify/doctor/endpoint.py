@@ -49,17 +49,16 @@ class SiteResponse:
         return ", ".join(filter(None, [f"HTTP {self.status}" if self.status else "", self.detail]))
 
 
-def check_endpoint(config: Config, host: str) -> Iterator[Finding]:
-    """Request the endpoint as an anonymous visitor, and name what responds in its place.
+def check_endpoint(config: Config, response: SiteResponse) -> Iterator[Finding]:
+    """Check that anonymous visitors reach the endpoint, and name what responds in its place.
 
     Args:
         config: the settings of the account.
-        host: the host to request; ``""`` for the first of ``ALLOWED_HOSTS``.
+        response: of :func:`request_site`.
     """
     url = endpoint_url(config)
     if url is None:
         return
-    response = request_site(config, host)
     host = response.host
     urlconf = f" (URLconf {response.urlconf})" if response.urlconf else ""
     if response.from_endpoint and response.status < 300:

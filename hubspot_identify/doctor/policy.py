@@ -12,7 +12,7 @@ from django.conf import settings
 from ..conf import Config
 from ..csp import sources
 from ..delivery import is_inline
-from .endpoint import SiteResponse, request_site
+from .endpoint import SiteResponse
 from .findings import ERROR, OK, WARNING, Finding
 
 #: The middleware that sends the policy in a setting. The last setting is that of django-csp before version 4.
@@ -31,31 +31,28 @@ FALLBACKS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def check_csp(config: Config, host: str, script_url: str) -> Iterator[Finding]:
+def check_csp(config: Config, response: SiteResponse, script_url: str) -> Iterator[Finding]:
     """Check that the Content-Security-Policy of responses allows the app's script, its endpoint and the chat.
 
     Args:
         config: the settings of the account.
-        host: the host to request; ``""`` for the first of ``ALLOWED_HOSTS``.
+        response: of :func:`~.endpoint.request_site`.
         script_url: the URL of the app's script.
     """
-    response = request_site(config, host)
     if not response.policy:
         yield from _check_unsent_policy(response)
         return
     origin = urlsplit(script_url)
     needed = sources(config.region)
     needed["script-src"].insert(0, f"{origin.scheme or 'https'}://{origin.netloc}" if origin.netloc else "'self'")
-    missing = [
-        f"{directive} {' '.join(blocked)}"
-        for directive, each in needed.items()
-        if (blocked := _blocked(directive, each, response))
-    ]
+    missing = {
+        directive: blocked for directive, each in needed.items() if (blocked := _blocked(directive, each, response))
+    }
     if missing:
-        text = f"The Content-Security-Policy blocks parts of the chat. Missing sources: {'; '.join(missing)}"
+        listed = "; ".join(f"{directive} {' '.join(blocked)}" for directive, blocked in missing.items())
+        text = f"The Content-Security-Policy blocks parts of the chat. Missing sources: {listed}"
         hint = f'Add them to the policy. hubspot_identify.csp.sources("{config.region}") returns those of HubSpot.'
-        is_essential = any(each.split()[0] in ESSENTIAL for each in missing)
-        yield Finding("csp", ERROR if is_essential else WARNING, text, hint)
+        yield Finding("csp", ERROR if missing.keys() & ESSENTIAL else WARNING, text, hint)
     else:
         yield Finding("csp", OK, "The Content-Security-Policy allows the chat.")
     if not is_inline(config) and _blocked("connect-src", ["'self'"], response):

@@ -107,7 +107,7 @@ class Command(BaseCommand):
             prefix = f"Account {name}: " if name else ""
             for line in _wrap(prefix + verdict.text, width=WIDTH):
                 self.stdout.write(self._style(verdict.level)(line))
-        return ERROR in [*levels, *(verdict.level for _, verdict in verdicts)]
+        return bool(errors)
 
     def _print(self, finding: Finding) -> None:
         text = finding.text
