@@ -61,7 +61,7 @@ def _measure_rush(rush: Rush, cache: str, ports: dict[str, int]) -> dict[str, An
             before = endpoint.calls, len(endpoint.emails_by_token())
             connections = _cache_connections(cache, ports)
             identified = asyncio.run(_all_visits(site.port, rush))
-            connections = _cache_connections(cache, ports) - connections
+            connections = _cache_connections(cache, ports) - connections - 1  # the second reading's own
             time.sleep(rush.latency + 0.5)  # until the last calls have ended
             calls, tokens = endpoint.calls - before[0], len(endpoint.emails_by_token()) - before[1]
     return {
@@ -79,7 +79,7 @@ def _cache_connections(cache: str, ports: dict[str, int]) -> int:
     import redis
 
     with redis.Redis(port=ports["Redis"]) as client:
-        return int(client.info("stats")["total_connections_received"]) - 1
+        return int(client.info("stats")["total_connections_received"])
 
 
 async def _warm_up(port: int) -> None:
