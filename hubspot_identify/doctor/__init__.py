@@ -63,8 +63,7 @@ def examine(
         yield from _disabled(empty)
         return
     found = set()
-    lacks_portal = account.config.loader is None and "PORTAL_ID" in empty
-    for finding in _examine_enabled(account, visitor, show_progress, host or allowed_host(), user, lacks_portal):
+    for finding in _examine_enabled(account, visitor, show_progress, host or allowed_host(), user, empty):
         found.add((finding.topic, finding.level))
         yield finding
     yield _verdict(account.config, found)
@@ -86,7 +85,7 @@ def _disabled(empty: list[str]) -> Iterator[Finding]:
 
 
 def _examine_enabled(
-    account: Account, visitor: Visitor, show_progress: ShowProgress, host: str, user: Any, lacks_portal: bool
+    account: Account, visitor: Visitor, show_progress: ShowProgress, host: str, user: Any, empty: list[str]
 ) -> Iterator[Finding]:
     config = account.config
     yield check_api_version(config)
@@ -104,14 +103,7 @@ def _examine_enabled(
     if cache.level != ERROR:
         yield from check_breaker(account)
     yield from check_rate_limit(config)
-    if lacks_portal:
-        hint = (
-            'Set PORTAL_ID to the number HubSpot calls "Hub ID", such as "1234567", or to None if the pages contain '
-            "HubSpot's embed code."
-        )
-        yield Finding("loader", ERROR, "PORTAL_ID is empty, so the tag does not load the chat.", hint)
-    else:
-        yield from check_loader(config, show_progress)
+    yield from check_loader(config, show_progress, is_portal_empty="PORTAL_ID" in empty)
     if user is None:
         yield from check_user_model(config)
         if visitor.email != DEFAULT_EMAIL:

@@ -32,9 +32,22 @@ Result = TypeVar("Result")
 ShowProgress = Callable[[str, float], None]
 
 
-def check_loader(config: Config, show_progress: ShowProgress) -> Iterator[Finding]:
-    """Check that the chat's script exists at the address from which browsers will load it."""
+def check_loader(config: Config, show_progress: ShowProgress, *, is_portal_empty: bool) -> Iterator[Finding]:
+    """Check that the chat's script exists at the address from which browsers will load it.
+
+    Args:
+        config: the settings of the account.
+        show_progress: called repeatedly while the doctor waits.
+        is_portal_empty: whether ``PORTAL_ID`` is an empty text, which suggests a missing environment variable.
+    """
     url = config.loader
+    if url is None and is_portal_empty:
+        hint = (
+            'Set PORTAL_ID to the number HubSpot calls "Hub ID", such as "1234567", or to None if the pages contain '
+            "HubSpot's embed code."
+        )
+        yield Finding("loader", ERROR, "PORTAL_ID is empty, so the tag does not load the chat.", hint)
+        return
     if url is None:
         yield Finding("loader", NOTE, "PORTAL_ID is not set, so the pages must contain HubSpot's embed code.")
         return
