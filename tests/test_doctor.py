@@ -21,20 +21,20 @@ from django.contrib.auth.models import User
 from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.management import CommandError, call_command
-from django.db import DatabaseError
+from django.db import DatabaseError, connection
 from django.http import HttpResponse, HttpResponseRedirect
 from django.urls import include, path, re_path
 from pytest_django import Settings
 from support.app_settings import configure
 from support.server import TokenServer, TokenServerProcess
 from support.site import serving_site, urlconf
+from users.models import WithUUID
 
 from hubspot_identify import csp, doctor, services
 from hubspot_identify._hubspot import client
 from hubspot_identify._tokens.account import get_account
 from hubspot_identify.conf import get_config
-from hubspot_identify.doctor import network
-from hubspot_identify.doctor.users import check_user
+from hubspot_identify.doctor import network, users
 from hubspot_identify.exceptions import APIError, AuthenticationError
 from hubspot_identify.management.commands.hubspot_doctor import printable
 from hubspot_identify.sandbox.state import Scenario, sandbox
@@ -715,6 +715,20 @@ def test_user_is_found_by_name_or_primary_key(db: None, settings: Settings, toke
         call_command("hubspot_doctor", user="nobody")
 
 
+def test_name_that_cannot_be_a_primary_key_finds_nobody(
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Django's error for a text that is no UUID quotes the text."""
+    monkeypatch.setattr(users, "get_user_model", lambda: WithUUID)
+    with connection.schema_editor() as editor:
+        editor.create_model(WithUUID)
+    try:
+        assert users.user_with_name("nobody") is None
+    finally:
+        with connection.schema_editor() as editor:
+            editor.delete_model(WithUUID)
+
+
 def test_user_without_an_address_is_not_identified(db: None) -> None:
     """The finding says that the address is missing."""
     User.objects.create_user("ada")
@@ -756,7 +770,7 @@ class Account:
 
 def test_user_model_without_names_has_a_hint(settings: Settings) -> None:
     """The hint is to return the names from ``VISITOR``."""
-    finding, visitor = check_user(Account(), get_config(), "localhost")
+    finding, visitor = users.check_user(Account(), get_config(), "localhost")
     assert visitor is not None
     assert "VISITOR" in finding.hint
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.contrib.sessions.backends.base import SessionBase
-from django.core.exceptions import FieldError, ImproperlyConfigured
+from django.core.exceptions import FieldError, ImproperlyConfigured, ValidationError
 from django.db import DatabaseError
 from django.test import RequestFactory
 
@@ -35,7 +35,7 @@ def user_with_name(name: str) -> Any:
         manager = get_user_model()._default_manager
         user = manager.filter(**{get_user_model().USERNAME_FIELD: name}).first()
         return user or manager.filter(pk=name).first()
-    except ValueError:  # the text cannot be a primary key
+    except (ValueError, ValidationError):  # the text cannot be a primary key, such as a UUID
         return None
     except LOOKUP_ERRORS as error:
         # Not chained, because the error may quote the name.
