@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class CallableError(Exception):
-    """A callable of the site failed, and this has been logged. Not raised under ``DEBUG``, and never to the site."""
+    """A callable of the site failed, and this has been logged. Not raised under ``DEBUG``."""
 
 
 def call_setting(

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 _PURPOSE_HEADERS = ("HTTP_SEC_PURPOSE", "HTTP_X_SEC_PURPOSE", "HTTP_PURPOSE", "HTTP_X_PURPOSE", "HTTP_X_MOZ")
 
 
-#: What includes the app's URLs in a URLconf, for hints.
+#: The URL pattern that includes the app's URLs, for hints.
 ROUTE = 'path("hubspot/", include("hubspot_identify.urls"))'
 
 

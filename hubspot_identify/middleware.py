@@ -1,7 +1,8 @@
 """Middleware that keeps pages that depend on their visitor out of every cache between the site and the visitor.
 
-These are pages with an inline identity, and pages for which ``ENABLED`` is a callable. All other pages are the same for
-every visitor. Sites that have only such pages do not need the middleware.
+These are pages with an inline identity, pages for which ``ENABLED`` is a callable, and pages without a chat because a
+callable failed. All other pages are the same for every visitor, apart from the account that ``CHOOSE_ACCOUNT`` returns.
+Sites that have only such pages do not need the middleware.
 """
 
 from __future__ import annotations

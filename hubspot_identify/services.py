@@ -124,12 +124,12 @@ def identify(request: HttpRequest, *, wait: float | None = None, account: str | 
     Keeps the response to the request out of Django's page caches, because it is personal. Other caches require
     ``IdentifiedPageMiddleware``, or ``Cache-Control: private, no-store`` set by the view.
 
-    If a callable in the settings raises an exception, the visitor is anonymous, except under ``DEBUG``.
+    If a callable in the settings raises an exception, the visitor is anonymous. Under ``DEBUG``, it is raised.
 
     Args:
         request: its session decides who the visitor is.
-        wait: seconds to wait for a token, as in :func:`get_token`; ``None`` for ``PAGE_WAIT`` with inline delivery, and
-            for 0 otherwise.
+        wait: seconds to wait for a token, as in :func:`get_token`; ``None`` for ``PAGE_WAIT`` with inline delivery if a
+            fetch has been scheduled, and for 0 otherwise.
         account: a name from ``ACCOUNTS``; ``None`` for the one that ``CHOOSE_ACCOUNT`` returns.
     """
     if wait is not None:

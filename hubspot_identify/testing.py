@@ -79,7 +79,7 @@ if TYPE_CHECKING:
 
     from .sandbox.state import Sandbox
 
-JOIN_TIMEOUT = 10.0  # seconds within which worker threads must end
+JOIN_TIMEOUT = 10.0  # seconds within which worker threads must finish their jobs
 KEY = "key-of-the-fake"
 PORTAL = "123"  # in the sandbox, if the settings have none
 URLCONF = "hubspot_identify.testing.urls"
@@ -147,7 +147,7 @@ class FakeHubSpot:
         """Let further calls block until :meth:`release` or the end of the test.
 
         They are made on worker threads, as on the site: requests wait for them only for ``PAGE_WAIT`` or ``wait``, and
-        each call fails after ``TIMEOUT`` seconds. Libraries that freeze the clock may not freeze it on these threads.
+        each call fails after ``TIMEOUT`` seconds. Libraries that freeze the clock might not freeze it on these threads.
         """
         self._may_respond.clear()
 
@@ -180,7 +180,7 @@ class FakeHubSpot:
             self.settle()
             response = client.get(url, headers={"X-HubSpot-Identify": "1"}, **extra)
         if response.status_code == 503:
-            account_for(response.wsgi_request, account)  # raises the error that the endpoint has logged
+            account_for(response.wsgi_request, account)  # raises the error if the account's settings caused it
         identity: dict[str, Any] | None = response.json()["identity"]
         return identity
 
@@ -398,7 +398,7 @@ def join_threads(seconds: float) -> bool:
 
 def _join() -> None:
     if not join_threads(JOIN_TIMEOUT):
-        raise AssertionError(f"A worker thread of hubspot_identify did not end within {JOIN_TIMEOUT:.0f} s.")
+        raise AssertionError(f"A worker thread of hubspot_identify is still busy after {JOIN_TIMEOUT:.0f} s.")
 
 
 def _forget_process_state() -> None:

@@ -144,7 +144,7 @@ def static_url(name: str) -> str:
         log_throttled(
             logger,
             logging.ERROR,
-            "STORAGES['staticfiles'] has no hashed name of %s, so its plain URL is used. Run manage.py collectstatic "
+            "STORAGES['staticfiles'] has no hashed name for %s, so its plain URL is used. Run manage.py collectstatic "
             "after each update of hubspot_identify, and restart the server.",
             name,
             reason=name,

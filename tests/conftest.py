@@ -51,12 +51,12 @@ def tolerate_slow_caches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def fresh_process_state() -> Iterator[None]:
-    """Reset the app's state in this process and the cache after each test, and require that all threads have ended."""
+    """Reset the app's state in this process and the cache after each test, when no worker thread may be busy."""
     yield
     # The servers of the test have been closed, so no thread waits for them any more.
     try:
         if not join_threads(30):
-            pytest.fail("A worker thread outlived the test.", pytrace=False)
+            pytest.fail("A worker thread is still busy after the test.", pytrace=False)
     finally:
         reset_workers()
         reset_accounts()

@@ -43,7 +43,7 @@ MAX_ABANDONED_THREADS = 8  # no job is started beyond that
 ABORT_AFTER = 3.0  # seconds from a job's deadline until its call is aborted
 EXIT_WAIT = 1.0  # seconds for which a process that exits waits for its calls
 
-#: The names of the threads. An idle thread has another name than one that runs a job.
+#: The names of the threads. An idle thread has a different name from one that runs a job.
 BUSY_NAME, IDLE_NAME = "hubspot-identify", "idle-hubspot-identify"
 
 THREADS_DO_NOT_RUN = (
@@ -61,7 +61,7 @@ class Job(ABC):
 
     Attributes:
         deadline: on the monotonic clock.
-        started: whether its thread runs, or has run.
+        started: whether a thread has begun to run it.
     """
 
     def __init__(self, key: str, timeout: float) -> None:
@@ -73,7 +73,7 @@ class Job(ABC):
 
     @abstractmethod
     def run(self, client: TokenClient) -> None:
-        """Create the token and call :meth:`finish`, on the job's own thread."""
+        """Create the token and call :meth:`finish`, on a worker thread."""
 
     def on_deadline(self) -> None:  # noqa: B027 - a hook
         """React to the deadline, on a thread of its own, if the job is still running then."""
@@ -167,7 +167,7 @@ class Workers:
             WorkerThread(self, job).start()
 
     def end_job(self, job: Job, idle: WorkerThread | None = None) -> None:
-        """Release the slot of a job, and keep its thread for the next one, so that no other is started for that."""
+        """Release the slot of a job. If its thread is given, the next job runs on it, so no new thread is started."""
         with self._lock:
             self._jobs.discard(job)
             if idle:
@@ -196,7 +196,7 @@ class WorkerThread(threading.Thread):
         while job is not None:
             try:
                 _run(job)
-            except BaseException:  # of a log handler; this thread ends
+            except BaseException:  # raised by a log handler; this thread ends
                 self._workers.end_job(job)
                 raise
             self._workers.end_job(job, idle=self)

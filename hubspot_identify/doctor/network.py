@@ -146,7 +146,9 @@ def _advice(error: HubSpotIdentifyError, config: Config) -> tuple[str, str]:
             )
             return hint, app_url(config, "account-and-billing")
         case APIError(status=488):
-            hint = "Set BASE_URL as said above, or create a new key. Also check that REGION is the right data centre."
+            hint = (
+                "Set BASE_URL as the error says, or create a new key. Also check that REGION is the right data centre."
+            )
             return hint, app_url(config, "private-apps")
         case APIError(status=400 | 422) if "hsCustomerAgentContext" in str(error):
             hint = (
