@@ -107,7 +107,7 @@ class Browser:
         email, token = (self.identity["email"], self.identity["token"]) if self.identity else ("", "")
         # The widget encodes the e-mail address, but not the token.
         identity = f"email={quote(email, safe='')}&identificationToken={token}&" if self.identity else ""
-        self.request("GET", f"/sandbox/livechat/{PORTAL}/?{identity}messagesUtk={self.utk}")
+        self.request("GET", f"/sandbox/livechat-public/{PORTAL}/?{identity}messagesUtk={self.utk}")
         message = {"email": email, "token": token, "utk": self.utk, "page": "/", "text": text}
         number = self.request("POST", f"/sandbox/chat/{PORTAL}/thread/", json=message).json()["thread"]
         for thread in self.request("GET", "/sandbox/inbox.json").json()["threads"]:

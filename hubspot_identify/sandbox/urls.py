@@ -9,9 +9,9 @@ app_name = "hubspot_identify_sandbox"
 urlpatterns = [
     *(path(f"api/{each}", views.create_token) for each in api.PATHS),
     path("loader/<slug:portal>.js", views.file, {"name": "loader.js"}, name="loader"),
-    path("embed.js", views.file, {"name": "embed.js"}, name="embed"),
-    path("livechat/<slug:portal>/", views.livechat, name="livechat"),
-    path("chat/<slug:portal>/", views.file, {"name": "chat.html"}, name="chat"),
+    path("embed/<str:name>", views.embed, name="embed"),
+    path("livechat-public/<slug:portal>/", views.livechat, name="livechat"),
+    path("chat/<slug:portal>/", views.chat, name="chat"),
     path("chat/<slug:portal>/thread/", views.thread, name="thread"),
     path("files/chat.js", views.file, {"name": "chat.js"}),
     path("files/chat.css", views.file, {"name": "chat.css"}),

@@ -13,7 +13,7 @@ from django.contrib.auth.decorators import login_not_required
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseForbidden, JsonResponse
 from django.template import Context, Engine
 from django.views.decorators.cache import never_cache
-from django.views.decorators.clickjacking import xframe_options_sameorigin
+from django.views.decorators.clickjacking import xframe_options_exempt
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
@@ -21,8 +21,12 @@ from . import api
 from .state import Scenario, Thread, sandbox
 
 FILES = Path(__file__).parent / "files"
-#: The policy of the sandbox's own pages. It keeps middleware from adding the site's policy, which would not match them.
-POLICY = "default-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'self'"
+EMBED_FILES = frozenset(path.name for path in (FILES / "embed").iterdir())
+#: The policy of the chat's page, which any page may frame. Without a policy of the sandbox, middleware would add the
+#: site's, which does not match the sandbox's pages.
+CHAT_POLICY = "default-src 'self'; img-src 'self' data:; base-uri 'none'"
+POLICY = f"{CHAT_POLICY}; frame-ancestors 'self'"
+ANY_ORIGIN = {"Access-Control-Allow-Origin": "*"}
 TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
 
 
@@ -51,24 +55,45 @@ def create_token(request: HttpRequest) -> HttpResponse:
     return api.create_token(request)
 
 
-@development_only
-@require_GET
-@xframe_options_sameorigin
-def file(request: HttpRequest, name: str, portal: str = "") -> HttpResponse:
+def serve_file(name: str, **headers: str) -> HttpResponse:
     """Serve one of the sandbox's files, which do not depend on the site's static files and templates."""
     path = FILES / name
-    content_type = f"{TYPES[path.suffix]}; charset=utf-8"
-    return HttpResponse(path.read_bytes(), content_type=content_type, headers={"Content-Security-Policy": POLICY})
+    headers.setdefault("Content-Security-Policy", POLICY)
+    return HttpResponse(path.read_bytes(), content_type=f"{TYPES[path.suffix]}; charset=utf-8", headers=headers)
+
+
+@development_only
+@require_GET
+def file(request: HttpRequest, name: str, portal: str = "") -> HttpResponse:
+    """Serve the loader, or a file of the chat's or the inbox's page."""
+    return serve_file(name)
+
+
+@development_only
+@require_GET
+def embed(request: HttpRequest, name: str) -> HttpResponse:
+    """Serve a file of the widget. Pages of all origins may load its modules, as they may load HubSpot's script."""
+    if name not in EMBED_FILES:
+        raise Http404
+    return serve_file(f"embed/{name}", **ANY_ORIGIN)
+
+
+@development_only
+@require_GET
+@xframe_options_exempt
+def chat(request: HttpRequest, portal: str) -> HttpResponse:
+    """Serve the page in the chat's iframe, which may be on another origin than the page around it, as HubSpot's is."""
+    return serve_file("chat.html", **{"Content-Security-Policy": CHAT_POLICY})
 
 
 @development_only
 @require_GET
 def livechat(request: HttpRequest, portal: str) -> HttpResponse:
-    """Tell the widget whether the visitor is a contact, before it shows the chat. E-mail and token are in the URL."""
+    """Return whether the visitor is a contact, before the widget shows the chat. E-mail and token are in the URL."""
     email, token = request.GET.get("email", ""), request.GET.get("identificationToken", "")
     if "setIdentification" in request.GET:
         sandbox.link_to_contact(email, token, request.GET.get("messagesUtk", ""), portal)
-    return JsonResponse({"known": sandbox.contact_for(email, token) is not None})
+    return JsonResponse({"known": sandbox.contact_for(email, token) is not None}, headers=ANY_ORIGIN)
 
 
 @development_only

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, FrameLocator, Page, expect
@@ -15,8 +16,11 @@ from hubspot_identify.sandbox.state import TOKEN_LIFETIME, Sandbox
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 CONTAINER = "#hubspot-messages-iframe-container"
-PORTAL_HOST = "www.shop.test"
+INLINE_CONTAINER = "#hubspot-conversations-inline-parent"
+SITE_HOST = "www.shop.test"
 LOAD = "HubSpotConversations.widget.load()"
+REFRESH = "HubSpotConversations.widget.refresh()"
+REMOVE = "HubSpotConversations.widget.remove()"
 HELD_BACK = {"loadImmediately": False}
 
 
@@ -33,18 +37,22 @@ class Visit:
         self.page = page
         self.sandbox = sandbox
         self.errors: list[str] = []
-        self._url = f"{origin.replace('127.0.0.1', PORTAL_HOST)}/page/"
+        self._origin = origin
         page.on("pageerror", lambda error: self.errors.append(error.message))
 
     def identity(self, email: str) -> dict[str, str]:
         return {"identificationEmail": email, "identificationToken": self.sandbox.issue(email)}
 
-    def open(self, settings: object = None, query: str = "", before: str = "") -> None:
+    def origin(self, host: str = SITE_HOST) -> str:
+        """The origin of the site at one of its hosts."""
+        return self._origin.replace("127.0.0.1", host)
+
+    def open(self, settings: object = None, query: str = "", before: str = "", host: str = SITE_HOST) -> None:
         """Open the page with these settings, after running a script in it."""
         if settings is not None:
             before += f";window.hsConversationsSettings = {json.dumps(settings)}"
         self.page.add_init_script(f"if (window.top === window) {{ {before} }}")
-        self.page.goto(f"{self._url}?{query}")
+        self.page.goto(f"{self.origin(host)}/page/?{query}")
         self.page.wait_for_function("window.__hubspotSandbox")
 
     def run(self, script: str) -> Any:
@@ -86,13 +94,29 @@ class Visit:
     def chat(self) -> FrameLocator:
         return self.page.frame_locator(f"{CONTAINER} iframe")
 
+    @property
+    def visitor(self) -> str | None:
+        """Whom the chat shows, according to the widget."""
+        visitor: str | None = self.run("window.__hubspotSandbox.visitor")
+        return visitor
+
     def expect_visitor(self, email: str) -> None:
         """Wait until the chat shows this visitor, or ``unknown``."""
         expect(self.page.locator(CONTAINER)).to_have_count(1)
         expect(self.chat.locator("body")).to_have_attribute("data-visitor", email)
+        self.page.wait_for_function("email => window.__hubspotSandbox.visitor === email", arg=email)
+
+    def requests(self) -> list[dict[str, list[str]]]:
+        """The queries of the widget's requests to HubSpot."""
+        urls = self.run("performance.getEntriesByType('resource').map(({name}) => name)")
+        return [parse_qs(urlsplit(url).query) for url in urls if "/livechat-public/" in url]
+
+    def open_chat(self) -> None:
+        self.chat.locator("#launcher").click()
+        expect(self.chat.locator("#panel")).to_be_visible()
 
     def send(self, text: str) -> None:
-        self.chat.locator("#launcher").click()
+        self.open_chat()
         self.chat.get_by_label("Message").fill(text)
         self.chat.get_by_role("button", name="Send").click()
         expect(self.chat.get_by_role("listitem").last).to_have_text(text)
@@ -134,7 +158,7 @@ def test_visitor_with_address_and_token_is_a_contact(visit: Visit) -> None:
     assert thread.contact is not None
     assert (thread.contact.email, thread.messages) == ("ada+1@example.com", ["Hello"])
     urls = visit.run("performance.getEntriesByType('resource').map(({name}) => name)")
-    (url,) = [each for each in urls if "/livechat/" in each]
+    (url,) = [each for each in urls if "/livechat-public/" in each]
     assert url.endswith(f"&email=ada%2B1%40example.com&identificationToken={identity['identificationToken']}")
 
 
@@ -239,16 +263,19 @@ def test_ready_callbacks_run_again_after_load_and_after_a_reset(visit: Visit) ->
     assert visit.run("window.late") is None
 
 
-def test_load_and_refresh_are_throttled(paused: Visit) -> None:
-    """A second call within a second is ignored. A later ``load()`` of a loaded widget does nothing."""
+def test_last_of_several_calls_within_a_second_is_made_afterwards(paused: Visit) -> None:
+    """The others are lost. A later ``load()`` of a loaded widget does nothing."""
     paused.open(HELD_BACK)
     paused.wait_for("ready callbacks")
     paused.run(f"() => {{ {LOAD}; {LOAD}; }}")
     paused.event("widgetLoaded")
-    paused.run("() => { for (const _ of [1, 2]) HubSpotConversations.widget.refresh(); }")
-    assert [each["call"] for each in paused.logged("throttled")] == ["load", "refresh"]
+    options = ["", "{setIdentification: true}", "{openToNewThread: true}"]
+    paused.run(f"() => {{ {';'.join(REFRESH.replace('()', f'({each})') for each in options)} }}")
+    assert [each["call"] for each in paused.logged("throttled")] == ["load", "refresh", "refresh"]
+    assert len(paused.logged("refresh")) == 1
     paused.skip_throttling()
-    paused.run(LOAD)
+    expect(paused.chat.locator("#panel")).to_be_visible()
+    assert [each["setIdentification"] for each in paused.logged("refresh")] == [False, False]
     assert len(paused.logged("load ignored")) == 1
     expect(paused.page.locator(CONTAINER)).to_have_count(1)
 
@@ -420,16 +447,220 @@ def test_page_without_chat_gets_two_events(visit: Visit) -> None:
     expect(visit.page.locator(CONTAINER)).to_have_count(0)
 
 
-def test_refresh_shows_or_hides_the_chat_by_url(paused: Visit) -> None:
-    """The chat disappears at a URL without a chat, and appears at one with a chat."""
+def test_refresh_hides_the_chat_without_an_event_and_shows_it_again(paused: Visit) -> None:
+    """At an address without a chat, ``refresh()`` unloads the widget. At one with a chat, it loads the widget."""
     paused.open()
-    paused.event("widgetLoaded")
-    for chat, event, times in (("none", "widgetHidden", 1), ("", "widgetLoaded", 2)):
-        paused.skip_throttling()
-        paused.run(f"() => {{ __hubspotSandbox.options.chat = '{chat}'; HubSpotConversations.widget.refresh(); }}")
-        paused.page.clock.run_for(1)
-        paused.event(event, times)
     paused.expect_visitor("unknown")
+    paused.run(f"() => {{ __hubspotSandbox.options.chat = 'none'; {REFRESH}; }}")
+    paused.page.wait_for_function("!HubSpotConversations.widget.status().loaded")
+    expect(paused.page.locator(CONTAINER)).to_have_count(0)
+    assert paused.status == {"loaded": False, "pending": False}
+    assert paused.visitor is None
+    paused.skip_throttling()
+    status = "HubSpotConversations.widget.status()"
+    refreshed = paused.run(f"() => {{ __hubspotSandbox.options.chat = ''; {REFRESH}; return {status}; }}")
+    assert refreshed == {"loaded": False, "pending": True}
+    paused.event("widgetLoaded", 2)
+    paused.expect_visitor("unknown")
+    assert [each["event"] for each in paused.logged("event")] == ["widgetLoaded", "widgetLoaded"]
+
+
+def begin_refresh_then_change_visitor(paused: Visit) -> None:
+    """Let the response to a ``refresh()`` for Ada take a minute, and show the chat of Grace meanwhile."""
+    paused.open(paused.identity("ada@example.com"))
+    paused.expect_visitor("ada@example.com")
+    paused.run(f"() => {{ __hubspotSandbox.options.latency = 60000; {REFRESH}; }}")
+    assert paused.status == {"loaded": True, "pending": False}
+    paused.run("() => { __hubspotSandbox.options.latency = 0; }")
+    paused.assign(paused.identity("grace@example.com"))
+    paused.run(RESETS["reset"])
+    paused.event("widgetLoaded", 2)
+    paused.expect_visitor("grace@example.com")
+
+
+def test_late_response_to_refresh_goes_into_the_chat_of_the_next_visitor(paused: Visit) -> None:
+    """The widget is not pending meanwhile. The response contains the session of the visitor it was requested for."""
+    begin_refresh_then_change_visitor(paused)
+    paused.page.clock.run_for(60_000)
+    paused.expect_visitor("ada@example.com")
+
+
+def test_refresh_without_response_changes_nothing(paused: Visit) -> None:
+    """If the request fails, neither this chat nor that of the next visitor gets a message."""
+    begin_refresh_then_change_visitor(paused)
+    posted = paused.logged("posted")
+    paused.run("() => { __hubspotSandbox.options.api = 'fail'; }")
+    paused.page.clock.run_for(60_000)
+    paused.wait_for("call failed")
+    paused.run(REFRESH)
+    paused.page.clock.run_for(1)
+    paused.wait_for("call failed", 2)
+    assert paused.logged("posted") == posted
+    assert paused.status == {"loaded": True, "pending": False}
+    paused.expect_visitor("grace@example.com")
+
+
+def test_widget_is_loaded_one_task_before_its_event(visit: Visit) -> None:
+    """Between ``status().loaded`` and ``widgetLoaded``, other tasks and events of the page run."""
+    visit.open(
+        HELD_BACK,
+        before="""
+            window.order = [];
+            window.hsConversationsOnReady = [
+                () => HubSpotConversations.on("widgetLoaded", () => order.push("event")),
+            ];
+            new MutationObserver(() => {
+                if (document.querySelector("#hubspot-messages-iframe-container"))
+                    order.push(HubSpotConversations.widget.status().loaded);
+            }).observe(document, {childList: true, subtree: true});
+        """,
+    )
+    visit.wait_for("ready callbacks")
+    visit.run(LOAD)
+    visit.event("widgetLoaded")
+    assert visit.run("order.slice(0, 2)") == [True, "event"]
+
+
+def test_open_chat_on_a_phone_locks_the_page_until_the_visitor_closes_it(visit: Visit) -> None:
+    """HubSpot does not unlock the page when it removes an open chat, even if the next chat is closed."""
+    visit.page.set_viewport_size({"width": 390, "height": 800})
+    visit.open()
+    visit.event("widgetLoaded")
+
+    def expect_locked(is_locked: bool) -> None:
+        root = visit.page.locator("html")
+        expect(root).to_have_class("hs-messages-mobile hs-messages-widget-open" if is_locked else "")
+        expect(root).to_have_css("overflow-y", "hidden" if is_locked else "visible")
+
+    expect_locked(False)
+    visit.open_chat()
+    expect_locked(True)
+    visit.chat.locator("#close").click()
+    visit.event("widgetClosed")
+    expect_locked(False)
+    visit.open_chat()
+    expect_locked(True)
+    visit.run(RESETS["clear"])
+    visit.event("widgetLoaded", 2)
+    visit.expect_visitor("unknown")
+    expect(visit.chat.locator("#panel")).to_be_hidden()
+    expect_locked(True)
+    visit.run(REMOVE)
+    expect_locked(True)
+
+
+def test_requests_of_an_identified_visitor_contain_the_cookie_that_is_there(visit: Visit) -> None:
+    """A conversation from before the log-in is in each request."""
+    visit.page.context.add_cookies([{"name": "messagesUtk", "value": "former", "domain": ".shop.test", "path": "/"}])
+    visit.open(visit.identity("ada@example.com"))
+    visit.expect_visitor("ada@example.com")
+    (query,) = visit.requests()
+    assert (query["messagesUtk"], query["email"]) == (["former"], ["ada@example.com"])
+
+
+def test_page_cannot_read_a_chat_on_another_origin(visit: Visit) -> None:
+    """``frame=`` moves the iframe to another origin. Only the widget's own property then names the visitor."""
+    visit.open(visit.identity("ada@example.com"), query=f"frame={visit.origin('chat.test')}/")
+    visit.expect_visitor("ada@example.com")
+    assert visit.run(f"document.querySelector('{CONTAINER} iframe').contentDocument") is None
+    visit.send("Hello")
+    visit.event("contactAssociated")
+    (thread,) = visit.sandbox.threads()
+    assert thread.messages == ["Hello"]
+
+
+def test_sandbox_can_be_on_another_origin_than_the_page(visit: Visit) -> None:
+    """A site can use the sandbox of another development server."""
+    visit.open(visit.identity("ada@example.com"), query=f"sandbox={visit.origin('hubspot.test')}")
+    visit.expect_visitor("ada@example.com")
+    visit.send("Hello")
+    visit.event("contactAssociated")
+
+
+def test_page_can_read_the_chat_of_its_own_sandbox(visit: Visit) -> None:
+    """Without the option, the iframe is on the origin of the sandbox."""
+    visit.open()
+    visit.expect_visitor("unknown")
+    assert visit.run(f"document.querySelector('{CONTAINER} iframe').contentDocument.body.dataset.visitor") == "unknown"
+
+
+@pytest.mark.parametrize("reset", RESETS.values(), ids=RESETS)
+def test_reset_raises_if_the_script_element_is_gone(visit: Visit, reset: str) -> None:
+    """A page can have removed the element when it replaced the content of ``<head>``. The chat remains."""
+    visit.open(visit.identity("ada@example.com"))
+    visit.expect_visitor("ada@example.com")
+    visit.run("document.getElementById('hubspot-messages-loader').remove()")
+    assert visit.run(f"() => {{ try {{ {reset}; }} catch (error) {{ return String(error); }} }}").startswith("Error")
+    visit.expect_visitor("ada@example.com")
+
+
+def test_each_reset_fetches_the_style_sheet_again(visit: Visit) -> None:
+    """A reset requests a file, also if the next visitor's chat is not loaded."""
+    fetched: list[str] = []
+    visit.page.on("request", lambda request: fetched.append(urlsplit(request.url).path))
+    visit.open(HELD_BACK)
+    visit.run(LOAD)
+    visit.event("widgetLoaded")
+    assert fetched.count("/sandbox/embed/widget.css") == 1
+    with visit.page.expect_response("**/widget.css"):
+        visit.run(RESETS["clear"])
+    assert fetched.count("/sandbox/embed/widget.css") == 2
+
+
+def test_conversation_of_the_parent_domain_is_copied_to_each_host(visit: Visit) -> None:
+    """``clear()`` deletes only the cookie of the host, so that the next chat continues the same conversation."""
+    visit.open(host="shop.test")
+    visit.expect_visitor("unknown")
+    visit.send("my secret")
+    key = visit.cookies()["messagesUtk"]["value"]
+
+    def domains() -> set[str]:
+        cookies = [each for each in visit.page.context.cookies() if each["name"] == "messagesUtk"]
+        assert {each["value"] for each in cookies} == {key}
+        return {each["domain"] for each in cookies}
+
+    assert domains() == {".shop.test"}
+    visit.open(host="app.shop.test")
+    visit.expect_visitor("unknown")
+    assert domains() == {".shop.test", ".app.shop.test"}
+    visit.run(RESETS["clear"].replace("{resetWidget: true}", ""))
+    assert domains() == {".shop.test"}
+    visit.run(RESETS["clear"])
+    visit.event("widgetLoaded", 2)
+    visit.expect_visitor("unknown")
+    expect(visit.chat.locator("#messages")).to_have_text("my secret")
+    assert domains() == {".shop.test", ".app.shop.test"}
+
+
+def test_closed_welcome_message_is_an_interaction_without_an_end(visit: Visit) -> None:
+    """``widgetClosed`` follows only if the chat was open. The message is not shown again."""
+    visit.open(query="welcome")
+    visit.chat.locator("#dismiss").click()
+    visit.event("userInteractedWithWidget")
+    expect(visit.chat.locator("#welcome")).to_be_hidden()
+    visit.open_chat()
+    visit.event("userInteractedWithWidget", 2)
+    assert [each["event"] for each in visit.logged("event")] == ["widgetLoaded", *["userInteractedWithWidget"] * 2]
+    visit.chat.locator("#close").click()
+    visit.event("widgetClosed")
+    visit.page.reload()
+    visit.expect_visitor("unknown")
+    expect(visit.chat.locator("#welcome")).to_be_hidden()
+
+
+def test_visitor_of_the_chat_is_undefined_while_there_is_no_chat(visit: Visit) -> None:
+    """A removed widget and a replaced body show nobody."""
+    visit.open(HELD_BACK)
+    visit.wait_for("ready callbacks")
+    assert visit.visitor is None
+    visit.run(LOAD)
+    visit.expect_visitor("unknown")
+    visit.run("document.body.replaceWith(document.createElement('body'))")
+    assert visit.visitor is None
+    visit.run(f"() => {{ {REMOVE}; {LOAD}; }}")
+    visit.expect_visitor("unknown")
+    visit.run(REMOVE)
+    assert visit.visitor is None
 
 
 def test_second_copy_of_the_loader_does_not_start(visit: Visit) -> None:
@@ -476,12 +707,13 @@ def test_element_named_hsvars_diverts_address_and_token(visit: Visit) -> None:
 def test_broken_loader_loads_no_chat(visit: Visit) -> None:
     """``loader=throw`` simulates a loader that raises an error."""
     with visit.page.expect_event("pageerror"):
-        visit.page.goto(f"{visit._url}?loader=throw")
+        visit.page.goto(f"{visit.origin()}/page/?loader=throw")
     assert visit.run("typeof window.__hubspotSandbox") == "undefined"
 
 
 def test_inline_embed_selector_places_the_chat(visit: Visit) -> None:
-    """The chat is open in the element that the setting selects. Unknown settings are ignored."""
+    """The chat is open in the element that the setting selects. Its container has another id."""
     visit.open({"inlineEmbedSelector": "h1", "enableWidgetCookieBanner": "ON_EXIT_INTENT", "unknown": None})
-    expect(visit.page.locator(f"h1 > {CONTAINER}")).to_have_count(1)
-    expect(visit.chat.locator("#panel")).to_be_visible()
+    expect(visit.page.locator(f"h1 > {INLINE_CONTAINER}")).to_have_count(1)
+    expect(visit.page.locator(CONTAINER)).to_have_count(0)
+    expect(visit.page.frame_locator(f"{INLINE_CONTAINER} iframe").locator("#panel")).to_be_visible()

@@ -24,7 +24,8 @@ def inbox() -> Any:
 def all_urls() -> list[str]:
     resolver = next(each for each in get_resolver("sandbox.urls").url_patterns if not isinstance(each, URLPattern))
     assert len(resolver.url_patterns) > 10
-    return [f"/sandbox/{str(each.pattern).replace('<slug:portal>', '123')}" for each in resolver.url_patterns]
+    patterns = [str(each.pattern) for each in resolver.url_patterns]
+    return [f"/sandbox/{each.replace('<slug:portal>', '123').replace('<str:name>', 'main.js')}" for each in patterns]
 
 
 def test_every_url_is_a_404_without_debug(sandbox: Sandbox, settings: Settings) -> None:
@@ -85,7 +86,7 @@ def test_conversations_belong_to_the_portal_of_the_chat(sandbox: Sandbox) -> Non
     texts = ["".join(article.itertext()) for article in inbox().iter("article")]
     assert ["456" in text and "123" not in text for text in texts] == [True, True, False, False]
     query = {"setIdentification": "true", "email": ada["email"], "identificationToken": ada["token"]}
-    client.get("/sandbox/livechat/456/", {**query, "messagesUtk": browser["utk"]})
+    client.get("/sandbox/livechat-public/456/", {**query, "messagesUtk": browser["utk"]})
     threads = client.get("/sandbox/inbox.json").json()["threads"]
     assert [(thread["portal"], thread["verified"]) for thread in threads] == [
         ("456", True),
@@ -135,17 +136,27 @@ def test_sites_policy_does_not_replace_that_of_the_sandbox(sandbox: Sandbox, set
     """The chat and the inbox run only the sandbox's own scripts, whatever the policy of the site allows."""
     settings.MIDDLEWARE = ["csp.middleware.CSPMiddleware"]
     settings.CONTENT_SECURITY_POLICY = {"DIRECTIVES": {"default-src": ["'none'"], "frame-ancestors": ["'none'"]}}
-    for page in ("chat/123", "inbox"):
-        policy = Client().get(f"/sandbox/{page}/").headers["Content-Security-Policy"]
-        assert {"default-src 'self'", "frame-ancestors 'self'"} <= set(policy.split("; "))
+    for page, ancestors in (("chat/123", set()), ("inbox", {"frame-ancestors 'self'"})):
+        policy = set(Client().get(f"/sandbox/{page}/").headers["Content-Security-Policy"].split("; "))
+        assert "default-src 'self'" in policy
+        assert {each for each in policy if "ancestors" in each} == ancestors
 
 
-def test_chat_can_be_framed_by_its_own_site(sandbox: Sandbox, settings: Settings) -> None:
-    """The iframe works with Django's clickjacking middleware in the pages of the site."""
+def test_chat_can_be_framed_by_every_page(sandbox: Sandbox, settings: Settings) -> None:
+    """The iframe works with Django's clickjacking middleware, also on another origin. The inbox cannot be framed."""
     settings.MIDDLEWARE = ["django.middleware.clickjacking.XFrameOptionsMiddleware"]
     client = Client()
-    assert client.get("/sandbox/chat/123/").headers["X-Frame-Options"] == "SAMEORIGIN"
+    assert "X-Frame-Options" not in client.get("/sandbox/chat/123/").headers
     assert client.get("/sandbox/inbox/").headers["X-Frame-Options"] == "DENY"
+
+
+def test_widget_has_only_the_files_of_its_directory(sandbox: Sandbox) -> None:
+    """Each file has the type that browsers require. Another name is not found."""
+    client = Client()
+    types = {name: client.get(f"/sandbox/embed/{name}").headers["Content-Type"] for name in ("main.js", "widget.css")}
+    assert types == {"main.js": "text/javascript; charset=utf-8", "widget.css": "text/css; charset=utf-8"}
+    for name in ("other.js", "..", "..%2Floader.js", "%2e%2e%2fchat.html"):
+        assert client.get(f"/sandbox/embed/{name}").status_code == 404
 
 
 def test_refused_call_raises_if_the_connection_is_unknown(sandbox: Sandbox) -> None:

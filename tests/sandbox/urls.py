@@ -8,15 +8,19 @@ from django.utils.html import format_html
 
 
 def page(request: HttpRequest) -> HttpResponse:
-    """A page that passes its query to the loader. ``id=`` replaces the id of the script element."""
+    """A page that passes its query to the loader.
+
+    ``id=`` replaces the id of the script element, and ``sandbox=`` the origin of the loader.
+    """
     query = request.GET.copy()
     element_id = query.pop("id", ["hs-script-loader"])[0]
+    sandbox = query.pop("sandbox", [""])[0]
     return HttpResponse(
         format_html(
             '<!doctype html><meta name="viewport" content="width=device-width"><body><h1>Page</h1>'
             '<script id="{}" async defer src="{}?{}"></script></body>',
             element_id,
-            request.build_absolute_uri("/sandbox/loader/123.js"),
+            request.build_absolute_uri(f"{sandbox}/sandbox/loader/123.js"),
             query.urlencode(),
         )
     )

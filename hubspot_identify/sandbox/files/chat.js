@@ -1,84 +1,105 @@
-/* The chat in the iframe of the simulated widget. It gets the visitor's identity from the page. */
-(() => {
-  "use strict";
-  const visitor = { email: "", token: "", utk: "", page: "" };
-  const launcher = document.getElementById("launcher");
-  const panel = document.getElementById("panel");
-  const input = document.forms.compose.elements.text;
+/* The chat in the iframe of the simulated widget. The page sends it the visitor's session; see embed/frame.js. */
 
-  const send = (message) => parent.postMessage({ hubspotSandbox: message }, location.origin);
+class Chat {
+  #session = {}; // {utk, page, email, token}
+  #requests = 0;
+  #launcher = document.getElementById("launcher");
+  #panel = document.getElementById("panel");
+  #welcome = document.getElementById("welcome");
+  #form = document.querySelector("form");
+  #input = document.querySelector("input");
 
-  // Responses may arrive in another order. Only that of the latest request is shown.
-  let requests = 0;
-  async function fetchThread(text = "") {
-    const number = ++requests;
+  #handlers = {
+    start: ({ isOpen, hasWelcomeMessage, ...session }) => {
+      this.#launcher.removeAttribute("disabled"); // an earlier click would be lost
+      this.#welcome.hidden = !hasWelcomeMessage;
+      if (isOpen) this.#open({ byVisitor: false });
+      this.#setSession(session);
+    },
+    session: (session) => this.#setSession(session),
+    open: () => this.#open({ byVisitor: false }),
+    close: () => this.#close(),
+  };
+
+  constructor() {
+    window.addEventListener("message", ({ source, data }) => {
+      const { type, ...message } = data?.hubspotSandbox ?? {};
+      if (source === parent) this.#handlers[type]?.(message);
+    });
+    this.#launcher.addEventListener("click", () => this.#open({ byVisitor: true }));
+    document.getElementById("close").addEventListener("click", () => this.#close());
+    document.getElementById("dismiss").addEventListener("click", () => this.#dismiss());
+    this.#input.addEventListener("input", () => this.#post({ type: "typed" }), { once: true });
+    this.#form.addEventListener("submit", (event) => this.#submit(event));
+    this.#post({ type: "ready" });
+  }
+
+  #post(message) {
+    // The page may be on any origin. The message contains nothing that the page has not sent.
+    parent.postMessage({ hubspotSandbox: message }, "*");
+  }
+
+  #setSession({ email = "", token = "", ...session }) {
+    this.#session = { ...session, email, token };
+    this.#fetchConversation();
+  }
+
+  #open({ byVisitor }) {
+    this.#show(true);
+    this.#post({ type: "opened", byVisitor });
+    if (byVisitor) this.#input.focus();
+  }
+
+  #close() {
+    this.#show(false);
+    this.#post({ type: "closed" });
+  }
+
+  #dismiss() {
+    this.#welcome.hidden = true;
+    this.#post({ type: "dismissed" });
+  }
+
+  #show(isOpen) {
+    this.#panel.hidden = !isOpen;
+    this.#launcher.hidden = isOpen;
+    this.#welcome.hidden ||= isOpen;
+    this.#launcher.setAttribute("aria-expanded", String(isOpen));
+  }
+
+  async #submit(event) {
+    event.preventDefault();
+    const text = this.#input.value.trim();
+    if (!text) return;
+    this.#input.value = "";
+    const { started, thread, contact } = await this.#fetchConversation(text);
+    this.#post({ type: "sent", started, thread, known: Boolean(contact) });
+  }
+
+  /** Adds a message, if there is one, and displays the conversation. */
+  async #fetchConversation(text = "") {
+    const number = ++this.#requests;
     const response = await fetch("thread/", {
       method: "POST",
       credentials: "omit",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ ...visitor, text }),
+      body: JSON.stringify({ ...this.#session, text }),
     });
-    const thread = await response.json();
-    if (number !== requests) return thread;
-    const { contact } = thread;
-    document.body.dataset.visitor = contact ? contact.email : "unknown";
-    const unknown = "Unknown visitor";
-    document.getElementById("who").textContent = contact
-      ? `Chatting as ${contact.email} (verified)`
-      : unknown;
-    document.getElementById("short").textContent = contact ? `as ${contact.email} ✓` : unknown;
-    document.getElementById("messages").replaceChildren(
-      ...thread.messages.map((message) =>
-        Object.assign(document.createElement("li"), { textContent: message }),
-      ),
-    );
-    return thread;
+    const conversation = await response.json();
+    // Responses may arrive in another order. Only that to the latest request is displayed.
+    if (number === this.#requests) this.#display(conversation);
+    return conversation;
   }
 
-  function show(open) {
-    panel.hidden = !open;
-    launcher.hidden = open;
-    launcher.setAttribute("aria-expanded", String(open));
+  #display({ contact, messages }) {
+    const visitor = contact ? contact.email : "unknown";
+    document.body.dataset.visitor = visitor;
+    document.getElementById("who").textContent = contact ? `Chatting as ${visitor} (verified)` : "Unknown visitor";
+    document.getElementById("short").textContent = contact ? `as ${visitor} ✓` : "Unknown visitor";
+    const items = messages.map((message) => Object.assign(document.createElement("li"), { textContent: message }));
+    document.getElementById("messages").replaceChildren(...items);
+    this.#post({ type: "shown", visitor });
   }
-  function open(byVisitor) {
-    show(true);
-    send({ type: "opened", byVisitor });
-    if (byVisitor) input.focus();
-  }
-  function close() {
-    show(false);
-    send({ type: "closed" });
-  }
+}
 
-  launcher.addEventListener("click", () => open(true));
-  document.getElementById("close").addEventListener("click", close);
-  input.addEventListener("input", () => send({ type: "typed" }), { once: true });
-  document.forms.compose.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    const text = input.value.trim();
-    if (!text) return;
-    input.value = "";
-    const { started, thread, contact } = await fetchThread(text);
-    send({ type: "sent", started, thread, known: Boolean(contact) });
-  });
-
-  const HANDLERS = {
-    start({ open: isOpen, utk, page, email = "", token = "" }) {
-      Object.assign(visitor, { utk, page, email, token });
-      launcher.disabled = false; // an earlier click would be lost
-      if (isOpen) open(false);
-      fetchThread();
-    },
-    identity({ email, token }) {
-      Object.assign(visitor, { email, token });
-      fetchThread();
-    },
-    open: () => open(false),
-    close,
-  };
-  window.addEventListener("message", ({ source, origin, data }) => {
-    const message = data?.hubspotSandbox;
-    if (message && source === parent && origin === location.origin) HANDLERS[message.type]?.(message);
-  });
-  send({ type: "ready" });
-})();
+new Chat();
