@@ -17,7 +17,15 @@ logger = logging.getLogger(__name__)
 
 
 class CallableError(Exception):
-    """A callable of the site failed, and this has been logged. Not raised under ``DEBUG``."""
+    """A callable of the site failed, and this has been logged. Not raised under ``DEBUG``.
+
+    Attributes:
+        prevents_chat: whether the request must not have a chat. Otherwise, its visitor is anonymous.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"HUBSPOT_IDENTIFY[{key!r}] failed. The log contains the location.")
+        self.prevents_chat = key in ("ENABLED", "CHOOSE_ACCOUNT")
 
 
 def call_setting(
@@ -47,11 +55,12 @@ def call_setting(
             raise
         is_own = isinstance(error, ConfigurationError)
         cause = str(error) if is_own else f"{type(error).__name__}\n{location_of(error)}"
-    consequence = "has no chat" if key in ("ENABLED", "CHOOSE_ACCOUNT") else "is not identified"
+    failure = CallableError(key)
+    consequence = "has no chat" if failure.prevents_chat else "is not identified"
     message = "HUBSPOT_IDENTIFY[%r] failed, so the visitor %s: %s"
     log_throttled(logger, logging.ERROR, message, key, consequence, cause, reason=key)
     # Raised outside of the handler, because the caught error may contain personal data.
-    raise CallableError(f"HUBSPOT_IDENTIFY[{key!r}] failed. The log contains the location.")
+    raise failure
 
 
 def checked(key: str, result: object, returns: type | tuple[type, ...] = bool) -> Any:

@@ -1,4 +1,4 @@
-"""The gate between a request and an identity: who is the visitor, and may they be identified?
+"""The gate between a request and an identity: may there be a chat, who is the visitor, and may they be identified?
 
 It is evaluated for every request, before any cache.
 """
@@ -29,16 +29,14 @@ logger = logging.getLogger(__name__)
 def visitor_of(request: HttpRequest, config: Config) -> Visitor | None:
     """Return the visitor whom the request's session identifies, or ``None`` for an anonymous visitor.
 
-    Evaluates, in this order: ``ENABLED``, whether the user is logged in, whether they are impersonated, ``VISITOR``,
-    and whether the address is verified. Reads nothing else of the request.
+    Evaluates, in this order: whether the user is logged in, whether they are impersonated, ``VISITOR``, and whether the
+    address is verified. Reads nothing else of the request. Call this only if :func:`is_enabled` returns ``True``.
 
     ``VISITOR`` is called without a user only if ``django.contrib.auth`` is not installed.
 
     Raises:
         CallableError: a callable of the site failed, so the visitor must not be identified.
     """
-    if not is_enabled(request, config):
-        return None
     user = getattr(request, "user", None)
     is_logged_in = getattr(user, "is_authenticated", False) is True
     has_own_users = user is None and not apps.is_installed("django.contrib.auth")

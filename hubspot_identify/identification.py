@@ -6,10 +6,11 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ._callables import CallableError
 from ._tokens.account import Account
 from ._tokens.entries import VisitorToken
 from ._tokens.lookup import CacheLookup, read_cache_and_schedule
-from .eligibility import visitor_of
+from .eligibility import is_enabled, visitor_of
 from .visitors import Visitor
 
 if TYPE_CHECKING:
@@ -24,32 +25,47 @@ class Identification:
         subject: an opaque name of the visitor, which differs from visitor to visitor; ``None`` for an anonymous one.
         identity: ``{"email": str, "token": str, "expires_in": seconds}`` for the widget, or ``None``.
         pending: whether a request in a second may return an identity.
+        enabled: whether ``ENABLED`` allows the chat for this request. If not, nothing must be loaded from HubSpot.
     """
 
     subject: str | None
     identity: dict[str, Any] | None = field(repr=False)
     pending: bool = False
+    enabled: bool = True
 
     def as_dict(self) -> dict[str, Any]:
-        """Return ``{"subject": …, "identity": …}``, as the endpoint sends it."""
-        return {"subject": self.subject, "identity": self.identity}
+        """Return ``{"subject": …, "identity": …}`` or ``{"enabled": False}``, as the endpoint sends it."""
+        return {"subject": self.subject, "identity": self.identity} if self.enabled else {"enabled": False}
 
 
 ANONYMOUS = Identification(subject=None, identity=None)
+DISABLED = Identification(subject=None, identity=None, enabled=False)
 
 
 def identify_account(request: HttpRequest, account: Account, wait: float) -> Identification:
     """Identify the visitor of a request whose account is known, and wait so many seconds for a token."""
-    visitor, lookup = resolve_request(request, account)
-    if visitor is None:
-        return ANONYMOUS
+    found = resolve_request(request, account)
+    if isinstance(found, Identification):
+        return found
+    visitor, lookup = found
     return identification_of(visitor, account, lookup, lookup.wait(wait))
 
 
-def resolve_request(request: HttpRequest, account: Account) -> tuple[Visitor | None, CacheLookup]:
-    """Return the visitor of a request, and what the cache holds for a visitor who may be identified."""
+def resolve_request(request: HttpRequest, account: Account) -> tuple[Visitor, CacheLookup] | Identification:
+    """Return the visitor of a request and what the cache holds, or the result if there is nobody to identify.
+
+    Raises:
+        CallableError: a callable of the site failed.
+    """
+    if not is_enabled(request, account.config):
+        return DISABLED
     visitor = visitor_of(request, account.config)
-    return visitor, CacheLookup() if visitor is None else read_cache_and_schedule(visitor, account)
+    return ANONYMOUS if visitor is None else (visitor, read_cache_and_schedule(visitor, account))
+
+
+def unidentified(error: CallableError) -> Identification:
+    """Return the safe result after a callable of the site has failed."""
+    return DISABLED if error.prevents_chat else ANONYMOUS
 
 
 def identification_of(

@@ -41,9 +41,10 @@ def streams_without_identity(request: HttpRequest) -> bool:
 
 
 class IdentifiedPageMiddleware(MiddlewareMixin):
-    """Sets ``Cache-Control`` on pages that depend on their visitor, whatever the view has set.
+    """Sets ``Cache-Control`` and ``Vary`` on pages that depend on their visitor, whatever the view has set.
 
-    Pages that contain an identity get ``private, no-store``. Pages whose chat depends on a callable ``ENABLED`` get
+    Pages that contain an identity get ``private, no-store`` and ``Vary: *``, because a service worker may store pages
+    despite ``no-store``, but not with this header. Pages whose chat depends on a callable ``ENABLED`` get
     ``private, no-cache``: the visitor's browser may store them, but asks the site before it uses them again.
 
     Put it into ``MIDDLEWARE`` twice, first and last. As the first, it overrides the headers of all other middleware. As
@@ -61,6 +62,8 @@ class IdentifiedPageMiddleware(MiddlewareMixin):
                 del response.headers[name]
             is_stored = not is_identified and "no-store" not in response.headers.get("Cache-Control", "")
             response.headers["Cache-Control"] = "private, no-cache" if is_stored else "private, no-store"
+        if is_identified:
+            response.headers["Vary"] = "*"
         if response.streaming and not is_identified:
             request._hubspot_streams_unidentified = True  # type: ignore[attr-defined]
         return response

@@ -21,7 +21,7 @@ from ._tokens.fetch import UncachedCall
 from ._tokens.lookup import CacheLookup, await_token, read_cache_and_schedule, wait_for_token
 from .delivery import is_inline
 from .exceptions import ConfigurationError, TransportError
-from .identification import ANONYMOUS, Identification, identification_of, resolve_request
+from .identification import Identification, identification_of, resolve_request, unidentified
 from .middleware import mark_identified
 from .visitors import Visitor
 
@@ -124,7 +124,8 @@ def identify(request: HttpRequest, *, wait: float | None = None, account: str | 
     Keeps the response to the request out of Django's page caches, because it is personal. Other caches require
     ``IdentifiedPageMiddleware``, or ``Cache-Control: private, no-store`` set by the view.
 
-    If a callable in the settings raises an exception, the visitor is anonymous. Under ``DEBUG``, it is raised.
+    If ``ENABLED`` or ``CHOOSE_ACCOUNT`` raises an exception, the chat is disabled, as on pages. If another callable in
+    the settings raises one, the visitor is anonymous. Under ``DEBUG``, the exception is raised.
 
     Args:
         request: its session decides who the visitor is.
@@ -136,11 +137,12 @@ def identify(request: HttpRequest, *, wait: float | None = None, account: str | 
         _check_wait(wait)
     try:
         resolved = _account_of_page(request, account)
-        visitor, lookup = resolve_request(request, resolved)
-    except CallableError:
-        return ANONYMOUS
-    if visitor is None:
-        return ANONYMOUS
+        found = resolve_request(request, resolved)
+    except CallableError as error:
+        return unidentified(error)
+    if isinstance(found, Identification):
+        return found
+    visitor, lookup = found
     lookup, token = wait_for_token(lookup, visitor, resolved, _page_wait(wait, lookup, resolved))
     mark_identified(django_request(request))
     return identification_of(visitor, resolved, lookup, token)
@@ -152,11 +154,12 @@ async def aidentify(request: HttpRequest, *, wait: float | None = None, account:
         _check_wait(wait)
     try:
         resolved = await sync_to_async(_account_of_page)(request, account)
-        visitor, lookup = await sync_to_async(resolve_request)(request, resolved)
-    except CallableError:
-        return ANONYMOUS
-    if visitor is None:
-        return ANONYMOUS
+        found = await sync_to_async(resolve_request)(request, resolved)
+    except CallableError as error:
+        return unidentified(error)
+    if isinstance(found, Identification):
+        return found
+    visitor, lookup = found
     lookup, token = await await_token(lookup, visitor, resolved, _page_wait(wait, lookup, resolved))
     mark_identified(django_request(request))
     return identification_of(visitor, resolved, lookup, token)

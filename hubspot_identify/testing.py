@@ -169,7 +169,7 @@ class FakeHubSpot:
             extra: further arguments of ``client.get()``, such as ``secure=True``.
 
         Returns:
-            ``{"email": …, "token": …, "expires_in": …}``, or ``None`` for an anonymous visitor.
+            ``{"email": …, "token": …, "expires_in": …}``, or ``None`` for an anonymous visitor or a disabled chat.
 
         Raises:
             ConfigurationError: a setting is missing or wrong, so the endpoint responded with status 503.
@@ -181,7 +181,7 @@ class FakeHubSpot:
             response = client.get(url, headers={"X-HubSpot-Identify": "1"}, **extra)
         if response.status_code == 503:
             account_for(response.wsgi_request, account)  # raises the error if the account's settings caused it
-        identity: dict[str, Any] | None = response.json()["identity"]
+        identity: dict[str, Any] | None = response.json().get("identity")
         return identity
 
     def _respond(self, request: requests.PreparedRequest) -> requests.Response:

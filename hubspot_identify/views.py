@@ -26,6 +26,8 @@ RETRY_AFTER = 1  # seconds, for clients that obey the header; the app's script r
 def identity(request: HttpRequest, account: str | None = None) -> HttpResponse:
     """Return ``{"subject": …, "identity": {"email", "token", "expires_in"} | null}`` for the session's user.
 
+    If ``ENABLED`` is or returns ``False``, return ``{"enabled": false}``: the script then removes the chat.
+
     The status is 200 with or without an identity, 202 while a further request is worthwhile, 400 for a host that is not
     allowed, 403 for requests that do not come from a script of this very site, and 503 if the settings are wrong or a
     callable of the site raises. The endpoint takes no parameters and never waits for HubSpot. An account that does not

@@ -99,9 +99,8 @@ def _render(
     if request is not None and callable(config.enabled):
         # A cache must not serve one visitor's decision to others.
         mark_private(request)
-        may_load = delivery.may_depend_on_visitor(request) and is_enabled(request, config)
-        if not may_load:
-            return SafeString(f"{_format(src, {'load-on': 'never'})}{nonce_attribute}></script>")
+        if not (delivery.may_depend_on_visitor(request) and is_enabled(request, config)):
+            return _clean_up(src, nonce_attribute)
     may_have_visitor = request is not None or identification is not None
     if not (inline and may_have_visitor and delivery.may_contain_identity(request)):
         identification = None
@@ -110,6 +109,8 @@ def _render(
             identification = identify_account(request, account, config.page_wait)
         except CallableError:
             identification = ANONYMOUS
+    if identification is not None and not identification.enabled:  # ENABLED was evaluated again, or by the view
+        return _clean_up(src, nonce_attribute)
     if request is not None and identification is not None and identification.subject is not None:
         mark_identified(request)
     return SafeString(f"{constant}{nonce_attribute}{_identity_attributes(identification)}></script>")
@@ -190,10 +191,18 @@ def _constant_part(account: Account, src: str, *_url_context: object) -> tuple[S
     return _format(src, data, defer=config.loader is not None), inline
 
 
+def _clean_up(src: str, nonce_attribute: str) -> SafeString:
+    """Return the script element of a page whose visitor must not have a chat."""
+    return SafeString(f"{_format(src, {'load-on': 'never'})}{nonce_attribute}></script>")
+
+
 def _format(src: str, data: dict[str, str | None], *, defer: bool = True) -> SafeString:
     present = ((name, value) for name, value in data.items() if value is not None)
     attributes = format_html_join("", ' data-{}="{}"', present)
-    return format_html('<script src="{}"{}{}', src, SafeString(" defer" if defer else ""), attributes)
+    # Cloudflare's Rocket Loader must not move the script. It ignores the attribute unless it comes before src.
+    return format_html(
+        '<script data-cfasync="false" src="{}"{}{}', src, SafeString(" defer" if defer else ""), attributes
+    )
 
 
 def _identity_attributes(identification: Identification | None) -> SafeString:

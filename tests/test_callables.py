@@ -125,10 +125,10 @@ def test_endpoint_identifies_no_visitor(settings: Settings, client: Client, sett
 def test_services_identify_no_visitor(
     settings: Settings, setting: str, function: Callable[[HttpRequest], Identification]
 ) -> None:
-    """The functions do not raise, so the site's views need not handle the exception."""
+    """The functions do not raise, so views need not handle the exception. They disable the chat as the tag does."""
     assert function(request_by(ada())).identity is not None
     configure(settings, **{setting: fails})
-    assert function(request_by(ada())) == Identification(None, None, pending=False)
+    assert function(request_by(ada())) == Identification(None, None, enabled=setting not in OF_THE_PAGE)
 
 
 @every_setting

@@ -10,14 +10,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import requests
+from browser.site import require_file
 from playwright.sync_api import Browser, Page, expect
 from support.browser import running_chromium
 
 pytestmark = pytest.mark.slow
 
+MODES = ("inline", "idle", "interaction", "cached", "htmx/1", "htmx/2", "turbo/1", "turbo/2")
+PAGES = ["/", "/login/", *(f"/{mode}/" for mode in MODES)]
 CHAT = "#hubspot-messages-iframe-container iframe"
 MANAGE = Path(__file__).parent.parent / "example_project" / "manage.py"
 REAL_ACCOUNT = {"HUBSPOT_API_KEY": "pat-na1-real", "HUBSPOT_PORTAL_ID": "4567", "HUBSPOT_REGION": "eu1"}
@@ -122,8 +126,7 @@ def test_site_serves_all_pages_and_prints_the_users(site_and_output: tuple[str, 
     for name in ("ada", "grace"):
         (line,) = [line for line in printed.splitlines() if f"{name}@example.com" in line]
         assert {name, "let-me-in"} < set(line.split())
-    pages = ["inline", "idle", "interaction", "cached", "htmx/1", "htmx/2", "turbo/1", "turbo/2", "login"]
-    for path in ["/", *(f"/{page}/" for page in pages), "/sandbox/inbox/", "/sandbox/loader/123.js"]:
+    for path in [*PAGES, "/sandbox/inbox/", "/sandbox/loader/123.js"]:
         assert requests.get(origin + path, timeout=10).status_code == 200, path
     page = requests.get(f"{origin}/htmx/1/", timeout=10).text
     for url in re.findall(r'(?:src|href)="(/static/[^"]+)"', page):
@@ -209,6 +212,70 @@ def test_chat_and_inbox_show_who_sent_a_message(chromium: Browser, site: str) ->
         page.goto(f"{site}/sandbox/inbox/")
         expect(page.get_by_role("article")).to_contain_text(["ada@example.com", "Who am I?"])
         expect(page.get_by_role("article").first).to_contain_text("And now?")
+
+
+AXE = "axe.run(document, {iframes: false}).then(({violations}) => violations.map(({id, nodes}) => [id, nodes[0].html]))"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("colors", ["light", "dark"])
+def test_every_page_is_accessible(chromium: Browser, site: str, colors: Literal["light", "dark"]) -> None:
+    """Axe finds no violation in light and dark colours, also while a scenario fails and where a user is logged in."""
+    axe = require_file("axe-core/axe.min.js").read_text("utf-8")
+    backgrounds = set()
+    with chromium.new_context(color_scheme=colors) as context:
+        page = context.new_page()
+        for path in [*PAGES, "failing", *PAGES]:
+            if path == "failing":
+                requests.post(f"{site}/sandbox/scenario/", data={"scenario": "500"}, timeout=10).raise_for_status()
+                log_in(page, site, "Ada Lovelace")
+                continue
+            page.goto(site + path)
+            page.evaluate(axe)
+            assert page.evaluate(AXE) == [], path
+            backgrounds.add(page.evaluate("getComputedStyle(document.documentElement).backgroundColor"))
+    (background,) = backgrounds
+    is_dark = sum(map(int, re.findall(r"\d+", background))) < 3 * 128
+    assert is_dark == (colors == "dark")
+
+
+@pytest.mark.browser
+def test_pages_fit_into_a_narrow_window(chromium: Browser, site: str) -> None:
+    """A window of 320 pixels is that of a small phone, and of 1,280 pixels at a zoom of 400 %. Nothing is cut off."""
+    with chromium.new_context(viewport={"width": 320, "height": 640}) as context:
+        page = context.new_page()
+        for path in PAGES:
+            page.goto(site + path)
+            assert page.evaluate("document.documentElement.scrollWidth") == 320, path
+
+
+@pytest.mark.browser
+def test_pages_can_be_used_by_keyboard_alone(chromium: Browser, site: str) -> None:
+    """The scenario is switched and a user is logged in with the tabulator, arrow and enter keys."""
+    with chromium.new_context() as context:
+        page = context.new_page()
+        page.goto(site)
+
+        def press_tab_until(name: str) -> None:
+            for _ in range(30):
+                page.keyboard.press("Tab")
+                focused = page.locator("a:focus, button:focus, select:focus")
+                if focused.count() and name in (focused.get_attribute("id") or focused.inner_text()):
+                    assert focused.evaluate("element => getComputedStyle(element).outlineStyle") != "none"
+                    return
+            pytest.fail(f"The key does not reach {name}.")
+
+        press_tab_until("scenario")
+        page.keyboard.press("ArrowDown")
+        press_tab_until("Switch")
+        page.keyboard.press("Enter")
+        expect(page.locator("#scenario option[selected]")).to_have_attribute("value", "slow")
+        press_tab_until("Log in")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/login/")
+        press_tab_until("Ada Lovelace")
+        page.keyboard.press("Enter")
+        expect(page.locator("form[action='/logout/']")).to_be_visible()
 
 
 @pytest.mark.browser

@@ -67,7 +67,7 @@ def content_of(response: HttpResponse) -> Any:
     """Return the JSON of a response with status 200. The token may be some seconds old by now."""
     assert response.status_code == 200
     content = json.loads(response.content)
-    if content["identity"] is not None:
+    if content.get("identity") is not None:
         assert EXPIRE_AFTER - 100 < content["identity"]["expires_in"] <= EXPIRE_AFTER
         content["identity"]["expires_in"] = int(EXPIRE_AFTER)
     return content
@@ -112,16 +112,49 @@ def test_former_visitor_is_gone_at_once(fetch: Fetch, client: Client, known: dic
     assert content_of(fetch())["subject"] == subject_for(user) != known["subject"]
 
 
-@pytest.mark.parametrize(
-    "values",
-    [{"ENABLED": False}, {"ENABLED": lambda request: False}, {"EMAIL_VERIFIED": lambda user, email: False}],
-)
-def test_cached_token_is_not_sent_if_the_settings_exclude_the_user(
-    fetch: Fetch, settings: Settings, known: dict[str, Any], values: dict[str, object]
+def test_cached_token_is_not_sent_if_the_address_is_not_verified(
+    fetch: Fetch, settings: Settings, known: dict[str, Any]
 ) -> None:
-    """If the chat is disabled or the address is not verified, the response is that for an anonymous visitor."""
-    configure(settings, **values)
+    """The response is that for an anonymous visitor."""
+    configure(settings, EMAIL_VERIFIED=lambda user, email: False)
     assert content_of(fetch()) == ANONYMOUS
+
+
+@both_handlers
+@pytest.mark.parametrize("enabled", [False, lambda request: False], ids=["setting", "callable"])
+def test_disabled_chat_differs_from_an_anonymous_visitor(
+    fetch: Fetch, client: Client, settings: Settings, known: dict[str, Any], enabled: object
+) -> None:
+    """Pages from before a withdrawal or a deployment remove their chat. The response has nothing about the user."""
+    configure(settings, ENABLED=enabled)
+    response = fetch()
+    assert content_of(response) == {"enabled": False}
+    assert (response.headers["Cache-Control"], response.headers["Vary"]) == ("private, no-store", "*")
+    assert "Retry-After" not in response.headers
+    client.logout()
+    assert content_of(fetch()) == {"enabled": False}
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_disabled_account_differs_from_an_anonymous_visitor(
+    fetch: Fetch, settings: Settings, known: dict[str, Any], chosen: bool
+) -> None:
+    """The other accounts have their chat. The URL or ``CHOOSE_ACCOUNT`` selects the account."""
+    choose = {"CHOOSE_ACCOUNT": lambda request: "no_chat"} if chosen else {}
+    configure(settings, ACCOUNTS={"eu": {"PORTAL_ID": "9"}, "no_chat": {"ENABLED": False}}, **choose)
+    assert content_of(fetch(URL if chosen else f"{URL}no_chat/")) == {"enabled": False}
+    keep_token(ada(), account="eu")
+    assert content_of(fetch(f"{URL}eu/"))["identity"] is not None
+
+
+def test_consent_is_evaluated_for_each_request(
+    fetch: Fetch, client: Client, settings: Settings, known: dict[str, Any]
+) -> None:
+    """A withdrawal and new consent take effect with the next request."""
+    configure(settings, ENABLED=lambda request: request.COOKIES.get("consent") == "yes")
+    for cookie, expected in (("yes", known), ("no", {"enabled": False}), ("yes", known)):
+        client.cookies["consent"] = cookie
+        assert content_of(fetch()) == expected
 
 
 # Status 200 or 202

@@ -65,7 +65,7 @@ def element_with(render: Render, email: str, token: str, selector: str) -> str:
 
 def check_attributes(attributes: dict[str, str], email: str, token: str, selector: str) -> None:
     """Check that a script reads these texts from the attributes, and that there are no other attributes."""
-    assert list(attributes) == ["src", "defer", *(f"data-{name}" for name in NAMES)]
+    assert list(attributes) == ["data-cfasync", "src", "defer", *(f"data-{name}" for name in NAMES)]
     assert json.loads(attributes["data-widget"]) == {"avoidInlineStyles": True, "inlineEmbedSelector": selector}
     assert json.loads(attributes["data-identity"]) == {"email": email, "token": token, "expires_in": 1}
 
@@ -101,7 +101,8 @@ def test_hostile_nonce_stays_in_its_attribute(text: str) -> None:
     attributes = read(render_django(None, nonce=text))
     if text.isprintable():  # HTML cannot represent the others unchanged
         assert attributes["nonce"] == text
-    assert list(attributes) == ["src", "defer", "data-endpoint", "data-loader", "data-load-on", "data-widget", "nonce"]
+    data = ["data-endpoint", "data-loader", "data-load-on", "data-widget"]
+    assert list(attributes) == ["data-cfasync", "src", "defer", *data, "nonce"]
 
 
 @hostile("quotes", "NUL", "lone surrogates", "a long text")

@@ -233,7 +233,7 @@ def test_disabled_app_makes_no_call(hubspot: TokenServer, settings: Settings) ->
     settings.HUBSPOT_IDENTIFY = {"ENABLED": False}
     assert services.get_token(ADA, wait=1) is None
     services.forget_token(ADA)
-    assert services.identify(request_of()) is identification.ANONYMOUS
+    assert services.identify(request_of()).as_dict() == {"enabled": False}
     with pytest.raises(ConfigurationError) as caught:
         services.create_token(ADA)
     assert caught.value.setting == "ENABLED"

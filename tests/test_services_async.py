@@ -95,6 +95,7 @@ def test_anonymous_visitors_and_disabled_app_cause_no_call(hubspot: TokenServer,
     async def main() -> None:
         assert await services.aidentify(request_of(None)) is identification.ANONYMOUS
         settings.HUBSPOT_IDENTIFY = {"ENABLED": False}
+        assert (await services.aidentify(request_of())).as_dict() == {"enabled": False}
         assert await services.aget_token(ADA) is None
         with pytest.raises(ConfigurationError):
             await services.acreate_token(ADA)

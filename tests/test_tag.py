@@ -50,11 +50,12 @@ from hubspot_identify.services import Identification, identify
 from hubspot_identify.testing import fake_hubspot
 
 WIDGET = "{&quot;avoidInlineStyles&quot;: true}"
-SRC = '<script src="/static/hubspot_identify/identify.js"'
+SRC = '<script data-cfasync="false" src="/static/hubspot_identify/identify.js"'
 LOADER = 'data-loader="https://js.hs-scripts.com/123.js"'
 DEFERRED = (
     f'{SRC} defer data-endpoint="/hubspot/identity/" {LOADER} data-load-on="page" data-widget="{WIDGET}"></script>'
 )
+EXECUTED = ["data-cfasync", "src", "defer"]  # the attributes that say how to execute the script, in this order
 UNROUTED = ()  # a URLconf without the app's URLs
 OTHER_HOST = "django.contrib.auth.urls"  # a URLconf without the app's URLs, for one of several hosts
 WITHOUT_ENDPOINT = DEFERRED.replace(' data-endpoint="/hubspot/identity/"', "")
@@ -187,7 +188,7 @@ def test_unrouted_urls_make_delivery_inline(settings: Settings) -> None:
     keep_token(ada())
     attributes = script_attributes(render_django(request_by(ada())))
     assert json.loads(attributes.pop("data-identity"))["token"] == "token-of-ada"
-    assert list(attributes) == ["src", "defer", "data-loader", "data-load-on", "data-widget", "data-subject"]
+    assert list(attributes) == [*EXECUTED, "data-loader", "data-load-on", "data-widget", "data-subject"]
 
 
 @contextmanager
@@ -391,6 +392,30 @@ def test_without_consent_the_page_has_only_the_clean_up_script(configure: Config
     configure(ENABLED=lambda request: False, DELIVERY=delivery, LOAD_ON="idle")
     assert render_django(request_by(Untouchable())) == f'{SRC} defer data-load-on="never"></script>'
     assert render_django(request_by(), nonce="n") == f'{SRC} defer data-load-on="never" nonce="n"></script>'
+
+
+@pytest.mark.parametrize("passes_identity", [False, True])
+def test_consent_withdrawn_while_an_inline_page_is_rendered(configure: Configure, passes_identity: bool) -> None:
+    """``ENABLED`` is called by the tag twice, or by the view and by the tag. If one result is ``False``, it counts."""
+    keep_token(ada())
+    results = iter([False, True] if passes_identity else [True, False])
+    configure(ENABLED=lambda request: next(results), DELIVERY="inline")
+    identity: dict[str, Any] = {"identity": identify(request_by(ada()))} if passes_identity else {}
+    assert render_django(request_by(ada()), **identity) == f'{SRC} defer data-load-on="never"></script>'
+
+
+def test_rocket_loader_leaves_every_element_where_it_is(configure: Configure) -> None:
+    """Cloudflare requires ``data-cfasync="false"`` before ``src``. It moves and delays other scripts."""
+    keep_token(ada())
+    for values in (
+        {},
+        {"DELIVERY": "inline"},
+        {"PORTAL_ID": None},
+        {"LOAD_ON": "interaction"},
+        {"ENABLED": lambda request: False},
+    ):
+        configure(**{"PORTAL_ID": "123", "DELIVERY": None, **values})
+        assert render_django(request_by(ada())).startswith('<script data-cfasync="false" src='), values
 
 
 def test_consent_given(configure: Configure) -> None:

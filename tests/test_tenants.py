@@ -306,7 +306,8 @@ def test_public_schema_without_the_apps_urls_has_an_unidentified_chat(
     assert visit("acme", endpoint).json()["identity"]["token"] == "token-of-ada"
     for _ in range(2):
         content = visit("public", "/page/").content.decode()
-        assert list(script_attributes(content)) == ["src", "defer", "data-loader", "data-load-on", "data-widget"]
+        expected = ["data-cfasync", "src", "defer", "data-loader", "data-load-on", "data-widget"]
+        assert list(script_attributes(content)) == expected
     assert logged(caplog) == [("hubspot_identify.delivery", logging.ERROR)]
 
 
