@@ -2,29 +2,90 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Route, expect
+from playwright.sync_api import CDPSession, Frame, Locator, Route, expect
 from pytest_django import Settings
 from support.manual import code_blocks
 from support.programs import require
 
-from browser.conftest import ANONYMOUS, CONTAINER, Tab
+from browser.conftest import ANONYMOUS, Tab
 from browser.site import ADA, EMBED_CODE, IDENTITY, LOADER, TAG, Site, identity_response, require_package
 
 pytestmark = pytest.mark.browser
 
+only_chromium = pytest.mark.browsers("chromium", reason="Firefox does not simulate this.")
 INTERACTION = '{% hubspot_identify account="interaction" %}'
 LAUNCHER = ".hubspot-identify-launcher"
+INLINE = "<script>window.hsConversationsSettings = {inlineEmbedSelector: '#place'}</script><div id=place></div>"
+#: What browsers before Safari 16.4 and Firefox 101 lack.
+NO_STYLE_SHEETS = """
+    delete Document.prototype.adoptedStyleSheets;
+    window.CSSStyleSheet = class { constructor() { throw new TypeError("Illegal constructor"); } };
+"""
+#: The contrast between the lightest and the darkest pixel of an image. Its edge is left out.
+CONTRAST = """async (image) => {
+    const bytes = Uint8Array.from(atob(image), (byte) => byte.charCodeAt(0));
+    const bitmap = await createImageBitmap(new Blob([bytes]));
+    const [edge, width, height] = [10, bitmap.width - 20, bitmap.height - 20];
+    const context = new OffscreenCanvas(width, height).getContext("2d");
+    context.drawImage(bitmap, -edge, -edge);
+    const {data} = context.getImageData(0, 0, width, height);
+    const linear = (value) => value <= 0.03928 * 255 ? value / 255 / 12.92 : ((value / 255 + 0.055) / 1.055) ** 2.4;
+    const luminances = [];
+    for (let at = 0; at < data.length; at += 4) {
+        const [red, green, blue] = data.slice(at, at + 3);
+        luminances.push(0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue));
+    }
+    luminances.sort((one, other) => one - other);
+    return (luminances.at(-1) + 0.05) / (luminances[0] + 0.05);
+}"""
 
 
 def labels(tab: Tab) -> dict[str, str]:
     """The texts of the button, which the tag writes in the language of the page."""
     found: dict[str, str] = tab.run("JSON.parse(document.querySelector('script[data-labels]').dataset.labels)")
     return found
+
+
+def contrast(tab: Tab) -> float:
+    """Return the contrast of the button's text to its background, as the browser draws them."""
+    measured: float = tab.run(CONTRAST, base64.b64encode(tab.button.screenshot()).decode())
+    return measured
+
+
+def box(element: Locator) -> dict[str, float]:
+    """Return the distances of an element from the edges of the window."""
+    found: dict[str, float] = element.evaluate("""(element) => {
+        const {left, right, top, bottom} = element.getBoundingClientRect();
+        const {clientWidth, clientHeight} = document.documentElement;
+        return {left, right: clientWidth - right, top, bottom: clientHeight - bottom};
+    }""")
+    return found
+
+
+def center(element: Locator) -> tuple[float, float]:
+    rectangle = element.bounding_box()
+    assert rectangle
+    return rectangle["x"] + rectangle["width"] / 2, rectangle["y"] + rectangle["height"] / 2
+
+
+def wait_in_chat(frame: Frame, condition: str) -> None:
+    """Wait for a condition, without ``eval()``, which the policy of the chat forbids."""
+    frame.evaluate(f"""() => new Promise((resolve) => {{
+        const check = () => {condition} ? resolve() : setTimeout(check, 20);
+        check();
+    }})""")
+
+
+def devtools(tab: Tab) -> CDPSession:
+    """Return a session of Chromium's DevTools protocol."""
+    return tab.page.context.new_cdp_session(tab.page)
 
 
 # ---- idle
@@ -76,18 +137,31 @@ def test_hovering_the_button_loads_the_chat(tab: Tab, site: Site) -> None:
     expect(tab.chat.locator("#panel")).to_be_hidden()
 
 
-def test_keyboard_focuses_and_opens_the_chat(tab: Tab, site: Site) -> None:
-    """Focus loads the chat and stays on the button. Enter opens the chat, which then has the focus."""
-    site.page("/", INTERACTION)
+@pytest.mark.parametrize("is_loaded", [True, False], ids=["loaded", "loading"])
+@pytest.mark.parametrize("inline", ["", INLINE], ids=["corner", "inline"])
+def test_keyboard_opens_the_chat_and_continues_in_it(tab: Tab, site: Site, inline: str, is_loaded: bool) -> None:
+    """Focus loads the chat and stays on the button. Enter opens the chat, and Tab goes on to the chat's controls."""
+    site.page("/", f"{inline}{INTERACTION}<a href=/>a link</a>")
+    loader = tab.hold("**/sandbox/loader/**")
     tab.log_in("ada")
     tab.button.wait_for()
-    tab.page.keyboard.press("Tab")
-    tab.wait_for_event("ready")
-    expect(tab.button).to_be_focused()
+    tab.page.get_by_role("link").focus()
+    tab.button.focus()
+    if is_loaded:
+        loader().continue_()
+        tab.wait_for_event("ready")
+        tab.wait_until("__hubspotSandbox.visitor === 'ada@example.com'")
+        expect(tab.button).to_be_focused()
     tab.page.keyboard.press("Enter")
-    expect(tab.chat.locator("#panel")).to_be_visible()
-    tab.expect_visitor("ada")
-    expect(tab.page.locator(f"{CONTAINER} iframe")).to_be_focused()
+    if not is_loaded:
+        loader().continue_()
+    expect(tab.button).to_have_count(0)
+    tab.wait_until("document.activeElement.id === 'hubspot-conversations-iframe'")
+    tab.wait_until("__hubspotSandbox.visitor === 'ada@example.com'")
+    (frame,) = tab.page.frames[1:]
+    wait_in_chat(frame, "document.hasFocus() && !document.querySelector('#panel').hidden")
+    tab.page.keyboard.press("Tab")
+    wait_in_chat(frame, "document.activeElement.id === 'close'")
 
 
 def test_button_is_removed_when_it_loses_the_focus(tab: Tab, site: Site) -> None:
@@ -118,18 +192,107 @@ def test_tag_in_the_head_waits_for_the_body(tab: Tab, site: Site) -> None:
     expect(tab.chat.locator("#panel")).to_be_visible()
 
 
-def test_press_during_which_the_chat_appears_is_a_click(tab: Tab, site: Site) -> None:
-    """Hovering has loaded the chat, which covers the button when it is released."""
+@pytest.mark.parametrize("is_released_on_it", [True, False], ids=["released on it", "moved away"])
+def test_button_stays_while_it_is_held(tab: Tab, site: Site, is_released_on_it: bool) -> None:
+    """Hovering has loaded the chat, which covers the button when it is released. Moving away cancels the press."""
     site.page("/", INTERACTION)
     loader = tab.hold("**/sandbox/loader/**")
     tab.log_in("ada")
     tab.button.hover()
     tab.page.mouse.down()
     loader().continue_()
-    tab.wait_for_event("ready")
-    expect(tab.button).to_have_count(0)
+    tab.expect_visitor("ada")
+    expect(tab.button).to_have_count(1)
+    expect(tab.chat.locator("#panel")).to_be_hidden()
+    if not is_released_on_it:
+        tab.page.mouse.move(5, 5)
     tab.page.mouse.up()
+    expect(tab.button).to_have_count(0)
+    expect(tab.chat.locator("#panel")).to_be_visible(visible=is_released_on_it)
+
+
+def test_moving_away_cancels_a_press_before_the_chat_is_ready(tab: Tab, site: Site) -> None:
+    """The chat appears, and is not opened."""
+    site.page("/", INTERACTION)
+    loader = tab.hold("**/sandbox/loader/**")
+    tab.log_in("ada")
+    tab.button.hover()
+    tab.page.mouse.down()
+    tab.page.mouse.move(5, 5)
+    tab.page.mouse.up()
+    expect(tab.button).to_have_text(labels(tab)["open"])
+    loader().continue_()
+    tab.expect_visitor("ada")
+    expect(tab.button).to_have_count(0)
+    expect(tab.chat.locator("#panel")).to_be_hidden()
+
+
+def test_held_button_is_not_removed_if_there_is_no_chat(tab: Tab, site: Site) -> None:
+    """The release is a press: the visitor gets the message."""
+    site.page("/", INTERACTION, loader="chat=none")
+    tab.log_in("ada")
+    tab.button.hover()
+    tab.page.mouse.down()
+    tab.wait_for_event("widgetHidden")
+    expect(tab.button).to_have_count(1)
+    tab.page.mouse.up()
+    expect(tab.page.get_by_role("status")).to_have_text(labels(tab)["unavailable"])
+
+
+@only_chromium
+def test_long_press_opens_the_chat_when_it_ends(tab: Tab, site: Site) -> None:
+    """The finger is held until the chat is ready. It selects no text, and the button stays under it."""
+    site.page("/", f"<p>A text</p>{INTERACTION}")
+    tab.log_in("ada")
+    x, y = center(tab.button)
+    touch = devtools(tab)
+    touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+    tab.expect_visitor("ada")
+    expect(tab.button).to_have_count(1)
+    expect(tab.chat.locator("#panel")).to_be_hidden()
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
     expect(tab.chat.locator("#panel")).to_be_visible()
+    expect(tab.button).to_have_count(0)
+
+
+@only_chromium
+def test_long_press_without_a_click_opens_the_chat(tab: Tab, site: Site) -> None:
+    """Phones send no click at the end of a long press. The press selects no text."""
+    site.page("/", f"<p>A text</p>{INTERACTION}")
+    tab.hold("**/sandbox/loader/**")
+    tab.log_in("ada")
+    x, y = center(tab.button)
+    press = {"x": x, "y": y, "duration": 1500, "gestureSourceType": "touch"}
+    tab.run("addEventListener('click', () => { window.isClicked = true; }, true)")
+    devtools(tab).send("Input.synthesizeTapGesture", press)
+    expect(tab.button).to_have_text(labels(tab)["loading"])
+    assert not tab.run("window.isClicked")
+    assert tab.run("getSelection().toString()") == ""
+
+
+@only_chromium
+def test_cancelled_touch_opens_nothing(tab: Tab, site: Site) -> None:
+    """The finger has scrolled the page. The chat appears, and is not opened."""
+    site.page("/", INTERACTION)
+    tab.log_in("ada")
+    x, y = center(tab.button)
+    touch = devtools(tab)
+    touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+    tab.expect_visitor("ada")
+    touch.send("Input.dispatchTouchEvent", {"type": "touchCancel", "touchPoints": []})
+    expect(tab.button).to_have_count(0)
+    expect(tab.chat.locator("#panel")).to_be_hidden()
+
+
+def test_long_press_opens_no_context_menu(tab: Tab, site: Site) -> None:
+    """The mouse's context menu is still available. The text of the button cannot be selected."""
+    site.page("/", INTERACTION)
+    tab.go()
+    opens_menu = """(button, pointerType) => button.dispatchEvent(
+        new PointerEvent("contextmenu", {pointerType, bubbles: true, cancelable: true}))"""
+    assert tab.button.evaluate(opens_menu, "touch") is False
+    assert tab.button.evaluate(opens_menu, "mouse") is True
+    expect(tab.button).to_have_css("user-select", "none")
 
 
 def test_click_opens_the_chat_and_announces_the_loading(tab: Tab, site: Site) -> None:
@@ -234,6 +397,7 @@ def test_axe_finds_no_accessibility_violation(tab: Tab, site: Site) -> None:
     assert violations() == []
 
 
+@pytest.mark.browsers("chromium", reason="Playwright cannot emulate the preference in Firefox.")
 def test_button_respects_reduced_motion(tab: Tab, site: Site) -> None:
     """With ``prefers-reduced-motion``, the button has neither transition nor animation."""
     site.page("/", INTERACTION, loader="latency=60000")
@@ -245,9 +409,150 @@ def test_button_respects_reduced_motion(tab: Tab, site: Site) -> None:
 
     tab.go()
     tab.button.click()
-    assert motion() == ["hubspot-identify-launcher", "0.15s, 0.15s"]
+    assert motion() == ["hubspot-identify-launcher", "0.15s"]
     tab.page.emulate_media(reduced_motion="reduce")
     assert motion() == ["none", "0s"]
+
+
+@pytest.mark.parametrize("color", ["", "#767676", "#ffd54f"], ids=["default", "dark enough", "light"])
+def test_effects_keep_the_contrast_of_the_text(tab: Tab, site: Site, color: str) -> None:
+    """At rest, under the mouse, and at both ends of the animation, the text has the contrast of the site's colors."""
+    text = "#000" if color == "#ffd54f" else "#fff"
+    variables = f"background: {color}; --hubspot-identify-color: {text}" if color else "inset: 1rem"
+    shape = "--hubspot-identify-radius: 0; --hubspot-identify-font: 700 2rem sans-serif"
+    site.page("/", f"<style>:root {{ --hubspot-identify-{variables}; {shape} }}</style>{INTERACTION}")
+    tab.hold("**/sandbox/loader/**")
+    tab.go()
+    assert (at_rest := contrast(tab)) >= 4.5
+    tab.button.hover()
+    tab.run("Promise.all(document.getAnimations().map((each) => each.finished))")
+    assert contrast(tab) == pytest.approx(at_rest, abs=0.2)
+    tab.button.click()
+    for milliseconds in (0, 1199):
+        (animation,) = tab.run(
+            """(time) => document.getAnimations().map((each) => {
+                each.pause();
+                each.currentTime = time;
+                return each.animationName;
+            })""",
+            milliseconds,
+        )
+        assert animation == LAUNCHER[1:]
+        assert contrast(tab) >= 4.5
+
+
+@only_chromium
+def test_forced_colors_show_the_edge_and_the_focus(tab: Tab, site: Site) -> None:
+    """With forced colors, the button has a border and a visible focus."""
+    site.page("/", INTERACTION)
+    tab.hold("**/sandbox/loader/**")
+    tab.page.emulate_media(forced_colors="active", color_scheme="dark")
+    tab.go()
+    assert contrast(tab) >= 4.5
+    style = "(button) => [getComputedStyle(button).borderTopColor, getComputedStyle(button).backgroundColor]"
+    border, background = tab.button.evaluate(style)
+    assert border != background
+    at_rest = tab.button.screenshot()
+    tab.page.keyboard.press("Tab")
+    expect(tab.button).to_be_focused()
+    assert tab.button.screenshot() != at_rest
+
+
+@only_chromium
+def test_button_is_not_printed(tab: Tab, site: Site) -> None:
+    """A fixed element would be printed on each page."""
+    site.page("/", INTERACTION)
+    tab.go()
+    expect(tab.button).to_be_visible()
+    tab.page.emulate_media(media="print")
+    expect(tab.button).to_be_hidden()
+
+
+# ---- the place of the button
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["", "without style sheets"])
+def test_long_word_stays_inside_the_button(tab: Tab, site: Site, old: bool) -> None:
+    """On a narrow window, the text wraps within the button and the message, which keep their distance to the edges."""
+    word = "Kundenberatungsgesprächsterminvereinbarung"
+    texts = json.dumps({"open": word, "loading": word, "unavailable": word})
+    style = "<style>:root { --hubspot-identify-inset: 2rem }</style>"
+    element = (
+        f"<script src='/static/hubspot_identify/identify.js' defer data-endpoint='{IDENTITY}' data-loader='{LOADER}' "
+        "data-load-on='interaction' data-launcher='/static/hubspot_identify/launcher.js' "
+        f"data-labels='{texts}'></script>"
+    )
+    site.page("/", style + element)
+    if old:
+        tab.page.add_init_script(NO_STYLE_SHEETS)
+    tab.page.set_viewport_size({"width": 320, "height": 480})
+    loader = tab.hold("**/sandbox/loader/**")
+    tab.go()
+
+    def expect_to_fit(element: Locator) -> None:
+        expect(element).to_have_text(word)
+        distances = box(element)
+        assert min(distances.values()) >= 32, distances
+        assert element.evaluate("(element) => element.scrollWidth <= element.clientWidth")
+        assert tab.run("document.documentElement.scrollWidth <= innerWidth")
+
+    expect_to_fit(tab.button)
+    tab.button.click()
+    loader().abort()
+    expect(tab.button).to_have_count(0)
+    expect_to_fit(tab.page.get_by_role("status"))
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["", "without style sheets"])
+@pytest.mark.parametrize("direction", ["ltr", "rtl"])
+def test_button_is_at_the_end_of_the_line(tab: Tab, site: Site, direction: str, old: bool) -> None:
+    """That is left in a page that is written from right to left. The text has the direction of its own language."""
+    site.page("/", f"<body dir={direction}>{INTERACTION}")
+    if old:
+        tab.page.add_init_script(NO_STYLE_SHEETS)
+    tab.go()
+    near, far = ("left", "right") if direction == "rtl" else ("right", "left")
+    distances = box(tab.button)
+    assert (distances[near], distances["bottom"]) == (16, 16)
+    assert distances[far] > 500
+    expect(tab.button).to_have_css("direction", "ltr")
+    # Beside the button, the page can still be clicked.
+    height = tab.run("innerHeight") - 20
+    assert tab.run("(y) => document.elementFromPoint(innerWidth / 2, y).tagName", height) in {"BODY", "HTML"}
+
+
+@only_chromium
+@pytest.mark.parametrize("direction", ["ltr", "rtl"])
+def test_button_avoids_the_bars_of_a_phone(tab: Tab, site: Site, direction: str) -> None:
+    """The insets of the safe area are added to the site's own."""
+    site.page("/", f"<body dir={direction}>{INTERACTION}")
+    devtools(tab).send("Emulation.setSafeAreaInsetsOverride", {"insets": {"bottom": 34, "left": 44, "right": 50}})
+    tab.go()
+    distances = box(tab.button)
+    assert distances["bottom"] == 16 + 34
+    assert distances["left" if direction == "rtl" else "right"] == 16 + (44 if direction == "rtl" else 50)
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["", "without style sheets"])
+def test_style_does_not_violate_a_strict_policy(tab: Tab, site: Site, old: bool) -> None:
+    """The button and its message are styled where the policy allows no style of the page."""
+    site.page("/", INTERACTION, headers={"Content-Security-Policy": "style-src 'none'"})
+    if old:
+        tab.page.add_init_script(NO_STYLE_SHEETS)
+    loader = tab.hold("**/sandbox/loader/**")
+    tab.go()
+    status = tab.page.get_by_role("status")
+    expect(tab.button).to_have_css("background-color", "rgb(31, 95, 168)")
+    tab.button.click()
+    expect(status).to_have_text(labels(tab)["loading"])
+    rectangle = status.bounding_box()
+    assert rectangle
+    assert rectangle["width"] <= 1  # only for screen readers
+    loader().abort()
+    expect(tab.button).to_have_count(0)
+    expect(status).to_have_css("background-color", "rgb(31, 95, 168)")
+    assert box(status)["right"] == 16
+    assert tab.run("violations") == []
 
 
 def test_documented_css_variables_change_the_button(tab: Tab, site: Site) -> None:

@@ -1,15 +1,16 @@
 /**
- * The button that stands where HubSpot's chat will be, for LOAD_ON = "interaction".
+ * The button in place of HubSpot's chat, for LOAD_ON = "interaction".
  *
- * identify.js adds this file with the texts in data-labels. Going near the button loads the chat, pressing it
- * opens the chat; when the chat is there, or turns out not to be, the button goes. Its looks are CSS variables:
- * --hubspot-identify-background, -color, -inset, -radius, -font and -z-index.
+ * identify.js adds this file, with the texts in data-labels. Pointing at the button or focusing it loads the chat.
+ * Pressing it opens the chat. The button is removed when the chat is ready, and when there is no chat.
+ * CSS variables change its look: --hubspot-identify-background, -color, -inset, -radius, -font and -z-index.
  */
 (() => {
   "use strict";
 
   const NAME = "hubspot-identify-launcher";
-  const FAREWELL = 6000; // milliseconds to read that there is no chat
+  const CHAT_FRAMES = "#hubspot-messages-iframe-container iframe, #hubspot-conversations-inline-parent iframe";
+  const MESSAGE_TIME = 6000; // milliseconds to read that there is no chat
 
   const script = Reflect.get(Document.prototype, "currentScript", document);
   if (!(script instanceof HTMLScriptElement) || document.querySelector(`.${NAME}`)) return;
@@ -21,119 +22,207 @@
     ...JSON.parse(script.getAttribute("data-labels") || "{}"),
   };
 
-  // A style sheet made by script needs no leave of the page's Content-Security-Policy.
-  const sheet = new CSSStyleSheet();
-  sheet.replaceSync(`
-    .${NAME} {
-      position: fixed;
-      inset: auto var(--hubspot-identify-inset, 1rem) var(--hubspot-identify-inset, 1rem) auto;
-      z-index: var(--hubspot-identify-z-index, 2147483000);
-      font: var(--hubspot-identify-font, 600 1rem/1.25 system-ui, sans-serif);
-    }
-    .${NAME} button, .${NAME} p:only-child {
-      box-sizing: border-box;
-      max-width: calc(100vw - 2rem);
-      margin: 0;
-      padding: 0.875em 1.25em;
-      border: 2px solid transparent;
-      border-radius: var(--hubspot-identify-radius, 2em);
-      color: var(--hubspot-identify-color, #fff);
-      background: var(--hubspot-identify-background, #1f5fa8);
-      box-shadow: 0 2px 10px rgb(0 0 0 / 30%);
-      font: inherit;
-    }
-    .${NAME} button + p { position: absolute; overflow: hidden; width: 1px; height: 1px; clip-path: inset(50%); }
-    .${NAME} button { min-height: 3rem; cursor: pointer; }
-    .${NAME} button:hover { filter: brightness(1.12); }
-    .${NAME} button:focus-visible { outline: 3px solid currentcolor; outline-offset: -7px; }
-    .${NAME} [data-loading] { cursor: progress; }
-    @media (prefers-reduced-motion: no-preference) {
-      .${NAME} button { transition: filter 0.15s, transform 0.15s; }
-      .${NAME} button:hover { transform: translateY(-2px); }
-      .${NAME} [data-loading] { animation: ${NAME} 1.2s ease-in-out infinite alternate; }
-    }
-    @keyframes ${NAME} { to { filter: brightness(1.35); } }
-    @media print { .${NAME} { display: none; } }
-  `);
-
   const region = document.createElement("aside");
   const button = document.createElement("button");
   const message = document.createElement("p");
   region.className = NAME;
-  Object.assign(region, { alive: true }); // which a copy from a snapshot is not
-  region.ariaLabel = labels.open;
+  region.setAttribute("aria-label", labels.open);
+  message.setAttribute("role", "status");
+  // The texts may be in another language than the page, and then run in another direction.
+  button.dir = message.dir = "auto";
   button.type = "button";
   button.textContent = labels.open;
-  message.role = "status";
   region.append(button, message);
 
-  let pressed = false;
-  let ready = false;
-  let gone = false;
-  const near = () => chat.load();
-  button.addEventListener("pointerenter", near);
-  button.addEventListener("focus", near);
-  button.addEventListener("click", () => {
-    pressed = true;
+  // ---- Style
+
+  // The region is as wide as the window, so that the button is at the end of the line in both text directions, and a
+  // long text wraps. The padding keeps the button out of the notch and the bars of a phone.
+  const REGION = `
+    position: fixed;
+    right: var(--hubspot-identify-inset, 1rem);
+    bottom: var(--hubspot-identify-inset, 1rem);
+    left: var(--hubspot-identify-inset, 1rem);
+    z-index: var(--hubspot-identify-z-index, 2147483000);
+    display: flex;
+    justify-content: flex-end;
+    padding: 0 env(safe-area-inset-right) env(safe-area-inset-bottom) env(safe-area-inset-left);
+    font: var(--hubspot-identify-font, 600 1rem/1.25 system-ui, sans-serif);
+    pointer-events: none;
+  `;
+  const BOX = `
+    box-sizing: border-box;
+    min-width: 0;
+    margin: 0;
+    padding: 0.875em 1.25em;
+    border: 2px solid transparent;
+    border-radius: var(--hubspot-identify-radius, 2em);
+    color: var(--hubspot-identify-color, #fff);
+    background: var(--hubspot-identify-background, #1f5fa8);
+    font: inherit;
+    overflow-wrap: break-word;
+    pointer-events: auto;
+  `;
+  // A long press selects no text.
+  const BUTTON = `
+    min-height: 3rem;
+    cursor: pointer;
+    touch-action: manipulation;
+    -webkit-user-select: none;
+    user-select: none;
+  `;
+  const HIDDEN = "position: absolute; overflow: hidden; width: 1px; height: 1px; clip-path: inset(50%);";
+
+  // A Content-Security-Policy restricts neither constructed style sheets nor changes of element.style. Browsers without
+  // constructed style sheets (Safari before 16.4, Firefox before 101) show the button without its effects.
+  const hasStyleSheets = "adoptedStyleSheets" in Document.prototype;
+  if (hasStyleSheets) {
+    const sheet = new CSSStyleSheet();
+    // No effect changes the colors of the text or of its background, whose contrast the site has chosen.
+    sheet.replaceSync(`
+      .${NAME} { ${REGION} }
+      .${NAME} button, .${NAME} p:only-child { ${BOX} box-shadow: 0 2px 10px rgb(0 0 0 / 30%); }
+      .${NAME} button { ${BUTTON} }
+      .${NAME} button + p { ${HIDDEN} }
+      .${NAME} button:hover { box-shadow: 0 4px 18px rgb(0 0 0 / 55%); }
+      .${NAME} button:focus-visible { outline: 3px solid currentcolor; outline-offset: -7px; }
+      .${NAME} [data-loading] { cursor: progress; }
+      @media (prefers-reduced-motion: no-preference) {
+        .${NAME} button { transition: box-shadow 0.15s; }
+        .${NAME} [data-loading] { animation: ${NAME} 1.2s ease-in-out infinite alternate; }
+      }
+      @keyframes ${NAME} { to { box-shadow: 0 2px 10px rgb(0 0 0 / 30%), 0 0 0 0.4em rgb(128 128 128 / 60%); } }
+      @media print { .${NAME} { display: none; } }
+    `);
+    document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
+  } else {
+    region.style.cssText = REGION;
+    button.style.cssText = BOX + BUTTON;
+    message.style.cssText = HIDDEN;
+  }
+
+  // ---- State
+
+  let isPressed = false;
+  let isRemoved = false;
+  /** @type {"ready" | "unavailable" | undefined} */
+  let outcome; // of loading the chat
+  /** @type {number} */
+  let pointerId; // the last one that pressed the button
+
+  const isHeld = () => button.hasPointerCapture(pointerId);
+  const isFocused = () => document.activeElement === button;
+
+  /** @returns {HTMLElement | null} */
+  const chatFrame = () => document.querySelector(CHAT_FRAMES);
+
+  function openChat() {
+    if (isPressed) return;
+    isPressed = true;
     button.dataset.loading = "";
-    // A button that changes its name is not read out again, a message is.
+    // Screen readers do not announce that a button has changed its name. They announce a status message.
     button.textContent = message.textContent = labels.loading;
     chat.open();
-    if (ready) leave();
+    update();
+  }
+
+  /** Shows the outcome, unless the visitor is using the button. */
+  function update() {
+    if (!outcome || isRemoved) return;
+    // The chat covers the button. While the button is held down, the chat must not get the release.
+    const frame = chatFrame();
+    if (frame) frame.style.pointerEvents = isHeld() ? "none" : "";
+    if (isHeld()) return;
+    if (isPressed && outcome === "unavailable") showUnavailable();
+    else if (isPressed || !isFocused()) removeButton(); // the focus does not move before a press
+  }
+
+  function showUnavailable() {
+    outcome = undefined; // it is shown once
+    const hadFocus = isFocused();
+    button.remove();
+    if (!hasStyleSheets) message.style.cssText = BOX;
+    message.textContent = labels.unavailable;
+    message.tabIndex = -1;
+    if (hadFocus) message.focus();
+    setTimeout(removeButton, MESSAGE_TIME);
+  }
+
+  function removeButton() {
+    if (isRemoved) return;
+    isRemoved = true;
+    if (isPressed && region.contains(document.activeElement)) focusChat();
+    region.remove();
+  }
+
+  function focusChat() {
+    const frame = chatFrame();
+    if (!frame) return;
+    const onLoad = () => {
+      frame.removeEventListener("load", onLoad);
+      if (document.activeElement !== frame) return;
+      frame.blur();
+      frame.focus();
+    };
+    // In Firefox, the document that loads in a focused iframe does not get the focus, and an iframe of another site does
+    // not get the focus while a key is handled.
+    frame.addEventListener("load", onLoad);
+    setTimeout(() => frame.focus());
+  }
+
+  // ---- Events
+
+  const loadChat = () => chat.load();
+  button.addEventListener("pointerenter", loadChat);
+  button.addEventListener("focus", loadChat);
+  button.addEventListener("blur", update);
+  button.addEventListener("click", openChat);
+
+  // The captured pointer keeps the button in the page until it is released. Moving away cancels the press.
+  button.addEventListener("pointerdown", (event) => {
+    pointerId = event.pointerId;
+    if (event.button === 0) button.setPointerCapture(pointerId);
   });
-  // Whoever came by keyboard and has not pressed yet keeps the button, for no focus should jump by itself.
-  button.addEventListener("blur", () => ready && leave());
+  button.addEventListener("pointermove", ({ clientX, clientY }) => {
+    if (!isHeld() || document.elementsFromPoint(clientX, clientY).includes(button)) return;
+    button.releasePointerCapture(pointerId);
+    button.blur(); // the press has focused it, and a focused button stays in the page
+  });
+  button.addEventListener("pointerup", () => isHeld() && openChat()); // the end of a long press is not a click
+  button.addEventListener("lostpointercapture", update);
+  button.addEventListener("contextmenu", (event) => {
+    if (event instanceof PointerEvent && event.pointerType === "touch") event.preventDefault();
+  });
+
+  /** @param {typeof outcome} result */
+  function onOutcome(result) {
+    outcome = result;
+    update();
+  }
+  document.addEventListener("hubspot-identify:ready", () => onOutcome("ready"));
+  document.addEventListener("hubspot-identify:widgetHidden", () => onOutcome("unavailable"));
+  document.addEventListener("hubspot-identify:failed", (event) => {
+    // If the endpoint fails, there is a chat, without an identity.
+    if (event instanceof CustomEvent && event.detail.reason !== "endpoint") onOutcome("unavailable");
+  });
+
+  // ---- Place in the page
+
+  Object.assign(region, { isLive: true }); // a copy in a snapshot of the page does not have this property
 
   // The options have no prototype, because injected JSON may have polluted the page's Object.prototype.
   /** @type {any} */
   const childList = { __proto__: null, childList: true };
 
-  // A replaced body has no button, and a body restored from a snapshot has a copy that does not work.
-  const place = () => {
-    for (const copy of document.querySelectorAll(`.${NAME}`)) if (!Object.hasOwn(copy, "alive")) copy.remove();
-    if (!gone && !region.isConnected) document.body.append(region);
+  /** Adds the button to a new body, and removes the copy from a body that a snapshot has restored. */
+  function placeButton() {
+    for (const copy of document.querySelectorAll(`.${NAME}`)) {
+      if (!Object.prototype.hasOwnProperty.call(copy, "isLive")) copy.remove();
+    }
+    if (!isRemoved && !region.isConnected) document.body.append(region);
     observer.observe(document.body, childList);
-  };
-  const observer = new MutationObserver(place);
+  }
+  const observer = new MutationObserver(placeButton);
   observer.observe(document.documentElement, childList);
-
-  function arrive() {
-    ready = true;
-    // Held down, it is about to be covered by the chat, which would get the release.
-    if (button.matches(":active")) button.click();
-    else if (pressed || document.activeElement !== button) leave();
-  }
-
-  function leave() {
-    if (gone) return;
-    const focused = region.contains(document.activeElement);
-    gone = true;
-    region.remove();
-    document.adoptedStyleSheets = document.adoptedStyleSheets.filter((each) => each !== sheet);
-    document.removeEventListener("hubspot-identify:ready", arrive);
-    document.removeEventListener("hubspot-identify:widgetHidden", giveUp);
-    document.removeEventListener("hubspot-identify:failed", giveUp);
-    /** @type {HTMLElement | null} */
-    const frame = document.querySelector("#hubspot-messages-iframe-container iframe");
-    if (focused && pressed) frame?.focus();
-  }
-
-  /** @param {Event} event */
-  function giveUp(event) {
-    // Without an identity there is a chat all the same.
-    if (event instanceof CustomEvent && event.detail?.reason === "endpoint") return;
-    if (!pressed) return leave();
-    const focused = document.activeElement === button;
-    button.remove();
-    message.textContent = labels.unavailable;
-    message.tabIndex = -1;
-    if (focused) message.focus();
-    setTimeout(leave, FAREWELL);
-  }
-
-  document.addEventListener("hubspot-identify:ready", arrive);
-  document.addEventListener("hubspot-identify:widgetHidden", giveUp);
-  document.addEventListener("hubspot-identify:failed", giveUp);
-  document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
-  if (document.body) place();
+  if (document.body) placeButton();
 })();
