@@ -8,11 +8,15 @@ interface Document {
   readonly prerendering?: boolean;
 }
 
-interface PerformanceEntry {
-  // Properties of the entry of type "navigation".
-  readonly type?: string;
-  readonly transferSize?: number;
-  readonly encodedBodySize?: number;
-  readonly deliveryType?: string;
-  readonly activationStart?: number;
+interface Function {
+  timer?: number; // of schedule()
 }
+
+// Options without a prototype, because injected JSON may have changed the page's Object.prototype.
+interface WithoutPrototype {
+  __proto__?: null;
+}
+interface CustomEventInit extends WithoutPrototype {}
+interface MutationObserverInit extends WithoutPrototype {}
+interface PerformanceObserverInit extends WithoutPrototype {}
+interface RequestInit extends WithoutPrototype {}

@@ -11,14 +11,13 @@
 (() => {
   "use strict";
 
-  const STORAGE_KEY = "hubspot-identify:subject";
-  const CONTAINER = "#hubspot-messages-iframe-container";
+  if (typeof document === "undefined") return nextStep; // for its tests, which run without a browser
 
   // ---- Access to the page. Injected markup must not replace a property: <a id="hsVars"> defines window.hsVars, and
   // <img name="currentScript"> hides document.currentScript.
 
   /** @returns {any} */
-  const windowValue = (name) => (Object.hasOwn(window, name) ? window[name] : undefined);
+  const windowValue = (name) => Object.getOwnPropertyDescriptor(window, name) && window[name];
   const documentValue = (name) => Reflect.get(Document.prototype, name, document);
   const hubspot = () => windowValue("HubSpotConversations"); // load() replaces the object
   const widgetStatus = () => ownProperties(hubspot()?.widget?.status());
@@ -32,13 +31,12 @@
   const ownProperties = (object) => ({ __proto__: null, ...object });
 
   const currentScript = documentValue("currentScript");
-  if (!(currentScript instanceof HTMLScriptElement)) return;
+  if (!currentScript?.matches("[data-endpoint], [data-loader], [data-load-on]")) {
+    return console.warn("identify.js needs its script element");
+  }
   if (windowValue("hubspotIdentify")) return windowValue("hubspotIdentify").update(currentScript);
 
   // ---- State
-
-  let config = ownProperties();
-  let loadRequested = false; // by LOAD_ON, or by the page through load() or open()
 
   /**
    * Who uses the site:
@@ -52,13 +50,14 @@
    * isUncertain     a visitor was here before, and the present one is unknown: no chat is visible
    * overruled       the stored subject that was overwritten, although the visitor was the same
    */
-  const visitor = ownProperties({ email: "", token: "", failures: 0 });
+  const visitor = ownProperties({ failures: 0 });
 
   /**
    * HubSpot's widget:
    *
    * phase           "waiting", then "loading", then "ready", "hidden" or "failed"
    * token           undefined: not started, "": started for an anonymous visitor
+   * isRefreshing    HubSpot has not responded to refresh() yet
    * containers      HubSpot's, and injected elements that look the same
    * inUse           the visitor has opened the chat, so it must not be rebuilt
    * openWhenReady
@@ -66,30 +65,35 @@
    * needsRefresh    the address has changed since HubSpot selected the chatflow
    * announced       the last of "identified" and "anonymous" that was emitted
    * restarted       once, after it was stuck
-   * calledAt, pendingSince
-   * ignorePageHold  the page set loadImmediately: false, and then called load() or open()
-   * heldSettings    the settings object in which this script set loadImmediately: false
+   * object          HubSpot's, in which the event handlers are registered
+   * calledAt        when it was started or refreshed for the last time
+   * heldSettings    the settings object whose loadImmediately: false is this script's, or overruled by load() or open()
    */
   const widget = ownProperties({ phase: "waiting", containers: [] });
 
-  const currentAddress = () => location.pathname + location.search;
-
-  /** The page: its address, and its threadWhenLeft for the back/forward cache. */
+  /**
+   * The page:
+   *
+   * config           the attributes of the script element
+   * address
+   * wantsChat        since LOAD_ON, load() or open(), and until consent is withdrawn or the page removes the widget
+   * hasLoader        HubSpot's script has been added, or is the page's own
+   * threadWhenLeft   for the back/forward cache
+   */
+  let config = ownProperties();
   const page = ownProperties({ address: currentAddress() });
 
   // ---- Helpers
 
-  const timers = new Map();
-  const unschedule = (action) => clearTimeout(timers.get(action));
-
+  /** Calls a function later. Replaces its earlier timer. */
   function schedule(action, delay) {
-    unschedule(action);
-    timers.set(action, setTimeout(action, delay));
+    clearTimeout(action.timer);
+    action.timer = setTimeout(action, delay);
   }
 
   function emit(name, detail) {
-    const options = ownProperties({ detail });
-    documentValue("dispatchEvent").call(document, new CustomEvent(`hubspot-identify:${name}`, options));
+    const event = new CustomEvent(`hubspot-identify:${name}`, { __proto__: null, detail });
+    documentValue("dispatchEvent").call(document, event);
   }
 
   function fail(reason) {
@@ -97,53 +101,55 @@
     widget.phase = "failed";
   }
 
-  /** The absolute URL, or "" unless it is secure or of this origin. Ignores <base>, which may be injected. */
+  /** The absolute URL, or "" unless it is secure or of this host. Ignores <base>, which may be injected. */
   function safeUrl(text) {
-    const { href, origin } = new URL(text, location.origin);
-    if (origin === location.origin) return href;
-    return /^https:|^http:\/\/(localhost|127\.0\.0\.1|\[::1\])(:|$)/.test(origin) ? href : "";
+    const { href, protocol, hostname } = new URL(text, location.origin);
+    return protocol === "https:" || hostname === location.hostname ? href : "";
   }
 
-  function addScript(url) {
+  function addScript(url, nonce) {
     const script = document.createElement("script");
     script.src = safeUrl(url);
-    script.nonce = config.nonce; // of the element that names the URL: the page's own, or none
-    document.head.append(script);
-    return script;
+    script.nonce = nonce; // of the element that names the URL: the page's own, or none
+    return document.head.appendChild(script);
   }
 
   // ---- Cookies, storage and HubSpot's settings
 
-  const currentThread = () => /messagesUtk=[^;]*/.exec(documentValue("cookie"))?.[0];
+  const cookies = () => documentValue("cookie");
+  const currentThread = () => cookies().match(/messagesUtk=[^;]*/)?.[0];
 
-  /** Does what HubSpot's clear() does, which is not available before the widget has loaded. */
+  /**
+   * Does what HubSpot's clear() does, which is not available before the widget has loaded, and for the parent domains
+   * as well: the widget continues a conversation that was started on the parent domain's site.
+   */
   function deleteChatCookies() {
-    const domain = location.hostname.replace(/^www\./, "");
-    const names =
-      "messagesUtk hs-messages-is-open hs-messages-hide-welcome-message hs-messages-widget-position_left " +
-      "hs-messages-widget-position_right hs-messages-widget-size";
-    for (const name of names.split(" ")) {
-      Reflect.set(Document.prototype, "cookie", `${name}=; max-age=0; path=/; domain=.${domain}`, document);
+    for (const [name] of cookies().matchAll(/(messagesUtk|hs-messages-[^=;]*)=/g)) {
+      // Browsers refuse cookies for a top-level domain, and Firefox logs it.
+      for (let domain = `.${location.hostname}`; domain; domain = domain.replace(/\.[^.]*(\.[^.]*$)?/, "")) {
+        Reflect.set(Document.prototype, "cookie", `${name}; max-age=0; path=/; domain=${domain}`, document);
+      }
     }
   }
 
   /** The subject that this or another tab has stored. If storage is unavailable, no other visitor is known. */
   function storedSubject(method = "getItem", ...values) {
     try {
-      return localStorage[method](STORAGE_KEY, ...values) ?? "";
+      return localStorage[method]("hubspot-identify:subject", ...values) ?? "";
     } catch {
       return visitor.subject;
     }
   }
 
   function writeSettings() {
-    let settings = windowValue("hsConversationsSettings");
-    if (!settings) window.hsConversationsSettings = settings = {};
-    for (const [key, value] of Object.entries(JSON.parse(config.widget || "{}"))) settings[key] ??= value;
-    const identity = { identificationEmail: visitor.email, identificationToken: visitor.token };
-    for (const [key, value] of Object.entries(identity)) {
-      delete settings[key];
-      if (value || settings[key]) settings[key] = value; // "" hides an inherited value from HubSpot
+    const settings = (window.hsConversationsSettings = windowValue("hsConversationsSettings") || {});
+    Object.assign(settings, { ...JSON.parse(config.widget || null), ...settings });
+    delete settings.identificationEmail;
+    delete settings.identificationToken;
+    // "" hides an inherited value from HubSpot.
+    if (visitor.token || settings.identificationToken) {
+      settings.identificationEmail = visitor.email;
+      settings.identificationToken = visitor.token;
     }
     return settings;
   }
@@ -154,7 +160,7 @@
   function recheckVisitor(mayHaveChanged) {
     visitor.mayHaveChanged ||= mayHaveChanged;
     if (!config.endpoint && !mayHaveChanged) return reconcile();
-    if (loadRequested) {
+    if (page.wantsChat) {
       visitor.request = {};
       return schedule(requestVisitor, 200);
     }
@@ -170,14 +176,21 @@
     try {
       // While the endpoint responds with 202, it is worth waiting for the token.
       for (const delay of config.endpoint ? [400, 1000, 2000, 0] : []) {
-        const headers = { "X-HubSpot-Identify": "1" };
-        const signal = AbortSignal.timeout(5000);
-        const options = { headers, signal, mode: "same-origin", cache: "no-store", redirect: "manual" };
-        const response = await fetch(safeUrl(config.endpoint), ownProperties(options));
+        const controller = new AbortController();
+        setTimeout(() => controller.abort(), 5000);
+        const response = await fetch(safeUrl(config.endpoint), {
+          __proto__: null,
+          headers: { "X-HubSpot-Identify": "1" },
+          signal: controller.signal,
+          mode: "same-origin",
+          cache: "no-store",
+          redirect: "manual",
+        });
         // A redirect (status 0) or another page in place of the response suggests that the session has ended.
         visitor.mayHaveChanged ||= response.status < 500;
         if (response.ok) answer = await response.json();
-        if (response.status !== 202 || !delay || request !== visitor.request) break;
+        if (response.status !== 202 || request !== visitor.request) break;
+        steps.addLoader(); // HubSpot's script can be fetched in the meantime
         await new Promise((resolve) => setTimeout(resolve, delay));
       }
     } catch {
@@ -191,40 +204,40 @@
 
   /** Takes {subject, identity}. With anything else the visitor is unknown. */
   function setVisitor(answer) {
-    unschedule(requestVisitor);
+    clearTimeout(requestVisitor.timer);
     visitor.request = undefined;
-    const { subject, identity } = ownProperties(answer);
+    const { subject, identity, enabled } = ownProperties(answer);
+    if (enabled === false) return withdraw();
     setIdentity(subject && identity); // before a reset, during which HubSpot reads it
     const stored = storedSubject();
     const former = visitor.subject || stored;
-    if (subject !== undefined) {
-      const known = subject ?? "";
-      // One session can have different subjects in two tabs (two accounts). They overwrite each other only once.
-      if (stored !== known && (known !== visitor.subject || stored !== visitor.overruled)) {
-        visitor.overruled = known === visitor.subject && stored;
-        storedSubject(known ? "setItem" : "removeItem", known);
-      }
-      visitor.subject = known;
-      if (former && former !== known) {
-        widget.mustReset = true;
-        deleteChatCookies();
-        emit("reset");
-      }
-      visitor.failures = 0;
-      visitor.mayHaveChanged = visitor.isUncertain = false;
-    } else {
+    if (subject === undefined) {
       if (!visitor.failures++) emit("failed", { reason: "endpoint" });
       visitor.isUncertain = former && (visitor.mayHaveChanged || stored !== visitor.subject);
       // After 2 s, then after twice as long each time, at most after 5 min.
       if (former && config.endpoint) schedule(requestVisitor, Math.min(1000 * 2 ** visitor.failures, 3e5));
+      return reconcile();
+    }
+    const known = subject ?? "";
+    // One session can have different subjects in two tabs (two accounts). They overwrite each other only once.
+    if (stored !== known && (known !== visitor.subject || stored !== visitor.overruled)) {
+      visitor.overruled = known === visitor.subject && stored;
+      storedSubject(known ? "setItem" : "removeItem", known);
+    }
+    visitor.subject = known;
+    visitor.failures = 0;
+    visitor.mayHaveChanged = visitor.isUncertain = false;
+    if (former && former !== known) {
+      widget.mustReset = true;
+      deleteChatCookies();
+      emit("reset");
     }
     reconcile();
   }
 
   function setIdentity(identity) {
-    const { email, token, expires_in } = ownProperties(identity);
-    visitor.email = email ?? "";
-    visitor.token = token ?? "";
+    const { email = "", token = "", expires_in } = ownProperties(identity);
+    Object.assign(visitor, { email, token });
     writeSettings();
     if (token) schedule(onExpiry, expires_in * 1000);
   }
@@ -236,78 +249,116 @@
 
   // ---- The widget
 
+  /** Takes the next step, if there is one. */
   function reconcile() {
-    unschedule(reconcile);
-    hidingSheet.disabled = !(visitor.isUncertain || widget.mustReset);
-    if (visitor.request || visitor.isUncertain || !loadRequested || !hubspot()?.widget) return;
+    updateVisibility();
+    const status = hubspot()?.widget && widgetStatus();
     try {
-      const { loaded, pending } = widgetStatus();
-      const isPending = pending || (widget.token !== undefined && !loaded && widget.phase === "loading");
-      observeWidget(loaded, isPending);
-      steps[nextStep({ visitor, widget, loaded, isPending }, Date.now())]?.();
+      if (status) observeWidget(status);
+      steps[nextStep({ visitor, widget, page, status }, Date.now())]?.();
     } catch {
-      fail("widget");
+      // Where the page has removed HubSpot's script elements, a reset fails.
+      if (widget.mustReset) location.reload();
+      else fail("widget");
     }
   }
 
-  /** Records what HubSpot did since the last call. */
-  function observeWidget(loaded, isPending) {
-    if (loaded || isPending) widget.token ??= "";
-    if (isPending) widget.pendingSince ||= Date.now();
-    else {
-      widget.pendingSince = 0;
-      if (loaded && widget.phase === "loading") onWidgetReady();
+  /** Records what HubSpot or the page did to the widget since the last call. */
+  function observeWidget({ loaded, pending }) {
+    // A start or a reset has replaced HubSpot's object.
+    if (widget.object !== hubspot()) {
+      widget.object = hubspot();
+      for (const [name, handler] of eventHandlers) {
+        widget.object.off(name, handler);
+        widget.object.on(name, handler);
+      }
+    }
+    if (loaded || pending) widget.token ??= ""; // the page has started it
+    if (pending || widget.isRefreshing) return;
+    if (loaded) onWidgetReady();
+    else if (widget.phase === "ready") {
+      widget.phase = "waiting"; // the page has removed the widget
+      page.wantsChat = widget.openWhenReady;
     }
   }
 
-  /** Returns the name of the next step, or nothing where the widget needs none. Has no side effects. */
-  function nextStep({ visitor, widget, loaded, isPending }, now) {
-    if (isPending) {
-      // No call cancels a load: the visitor that it was started for would be shown afterwards. After 15 s it is stuck.
-      if (now < widget.pendingSince + 15000 || (widget.inUse && !widget.mustReset)) return "wait";
+  /**
+   * Returns the name of the next step, or nothing. Has no side effects.
+   *
+   * @param {*} state {visitor, widget, page, status}; status is HubSpot's, and undefined before its script has run
+   * @param {number} now in milliseconds
+   */
+  function nextStep({ visitor, widget, page, status }, now) {
+    // Before the site has said who the visitor is, nothing is loaded, and a loaded chat stays as it is.
+    if (!page.wantsChat || visitor.request || visitor.isUncertain) return;
+    const isStuck = now >= widget.calledAt + 15000;
+    if (!page.hasLoader) return "addLoader";
+    if (!status) return isStuck ? "giveUp" : "wait";
+    const isStarted = widget.token !== undefined;
+    const isLoading = status.pending || (isStarted && !status.loaded && widget.phase === "loading");
+    if (isLoading || (widget.isRefreshing && (widget.mustReset || !isStuck))) {
+      // Nothing cancels HubSpot's request: the chat of the visitor for whom it was sent would be shown afterwards.
+      if (!isStuck || (widget.inUse && !widget.mustReset)) return "wait";
       if (widget.mustReset) return "reloadPage";
-      return widget.restarted ? "giveUp" : "restart";
+      return widget.restarted ? "giveUp" : "rebuild";
     }
-    if (widget.mustReset && widget.token !== undefined) return "reset";
+    if (widget.mustReset && isStarted) return "reset";
     let step;
-    if (widget.token === undefined) step = "load";
-    else if (!loaded && widget.phase !== "hidden") return; // the page has removed the widget
-    else if (loaded && isContainerLost(widget)) step = "rebuild";
+    if (!isStarted) step = "load";
+    else if (status.loaded ? isContainerLost(widget) : widget.phase === "waiting") step = "rebuild";
     else if (!widget.inUse && (hasNewToken(visitor, widget) || widget.needsRefresh)) step = "refresh";
     else return "announce";
-    return now < widget.calledAt + 1200 ? "wait" : step; // HubSpot drops a call within a second of the previous one
+    return now < widget.calledAt + 1200 ? "wait" : step; // HubSpot delays a call within a second of the previous one
   }
 
-  const hasNewToken = (visitor, widget) => visitor.token && visitor.token !== widget.token;
+  function isContainerLost({ containers }) {
+    return containers[0] && !containers.some((element) => element.isConnected);
+  }
 
-  const steps = ownProperties({
-    wait: () => schedule(reconcile, 400),
+  function hasNewToken(visitor, widget) {
+    return visitor.token && visitor.token !== widget.token;
+  }
+
+  const steps = {
+    wait: () => schedule(reconcile, 200),
     reloadPage: () => location.reload(),
-    giveUp: () => fail("widget"),
+    /** HubSpot may still arrive later, for example on a slow connection. */
+    giveUp() {
+      fail(hubspot() ? "widget" : "loader");
+      schedule(reconcile, 5000);
+    },
 
-    restart() {
-      widget.restarted = true;
-      steps.rebuild();
+    addLoader() {
+      if (page.hasLoader) return;
+      page.hasLoader = true;
+      steps.wait();
+      widget.calledAt = Date.now();
+      // Without a loader, and where it is there already, the page adds it itself.
+      if (!config.loader || document.querySelector('script#hs-script-loader, script[src*=".hs-scripts.com/"]')) return;
+      const script = addScript(config.loader, config.nonce);
+      script.id = "hs-script-loader"; // without this id the loader would add itself again
+      script.onerror = () => fail("loader");
     },
 
     load() {
       widget.mustReset = false;
       const settings = writeSettings();
-      const isHeld = settings.loadImmediately === false && settings !== widget.heldSettings;
-      if (isHeld && !widget.ignorePageHold) return;
+      if (settings.loadImmediately === false && settings !== widget.heldSettings) return; // the page's own
       beginCall(visitor.token);
       hubspot().widget.load();
-      if (settings === widget.heldSettings) delete settings.loadImmediately;
+      delete settings.loadImmediately;
     },
 
     refresh() {
       const options = ownProperties(hasNewToken(visitor, widget) && { setIdentification: true });
       beginCall(visitor.token || widget.token);
+      widget.isRefreshing = true;
       hubspot().widget.refresh(options);
     },
 
     /** A rebuilt widget is anonymous. The next refresh() identifies it. */
     rebuild() {
+      widget.restarted = widget.phase === "loading";
       beginLoading("");
       hubspot().widget.remove();
       hubspot().widget.load();
@@ -315,29 +366,28 @@
 
     /** Removes the former visitor's thread and identity. */
     reset() {
-      widget.mustReset = false;
       widget.announced = "";
       deleteChatCookies();
       beginLoading(visitor.token);
       hubspot().clear({ resetWidget: true });
+      widget.mustReset = false;
       if (writeSettings().loadImmediately === false) hubspot().widget.load();
     },
 
     announce() {
+      if (!widgetStatus().loaded) return;
       const kind = widget.token ? "identified" : "anonymous";
-      if (widget.phase === "ready" && widget.announced !== kind) emit((widget.announced = kind));
+      if (widget.announced !== kind) emit((widget.announced = kind));
+      if (widget.openWhenReady) api.open();
     },
-  });
+  };
 
   function beginCall(token) {
     widget.token = token;
     widget.needsRefresh = false;
     widget.calledAt = Date.now();
-    widget.pendingSince = 0;
     // An injected element with this id would send the widget's requests, token included, to another address.
-    if (!windowValue("hsVars")) {
-      Object.defineProperty(window, "hsVars", ownProperties({ writable: true, configurable: true }));
-    }
+    window.hsVars = windowValue("hsVars");
     steps.wait();
   }
 
@@ -345,8 +395,19 @@
     beginCall(token);
     widget.phase = "loading";
     widget.containers = [];
-    widget.inUse = false;
+    widget.inUse = widget.isRefreshing = false;
   }
+
+  // The only sign that HubSpot has responded to refresh(): no event and no property of the widget shows it.
+  new PerformanceObserver((list) => {
+    const isResponse = ({ name }) => name.includes("/livechat-public/");
+    if (!widget.isRefreshing || !list.getEntries().some(isResponse)) return;
+    setTimeout(() => {
+      widget.isRefreshing = false;
+      if (widget.phase === "ready" && !widgetStatus().loaded) widget.phase = "hidden"; // no chatflow for this address
+      reconcile();
+    }, 300); // HubSpot handles the response first
+  }).observe({ __proto__: null, type: "resource" });
 
   const eventHandlers = (
     "conversationStarted conversationClosed userSelectedThread unreadConversationCountChanged contactAssociated " +
@@ -355,74 +416,76 @@
     .split(" ")
     .map((name) => [name, (detail) => onWidgetEvent(name, detail)]);
 
-  /** HubSpot calls this after each start and reset, sometimes more than once. */
-  function onHubSpotReady() {
-    for (const [name, handler] of eventHandlers) {
-      hubspot().off(name, handler);
-      hubspot().on(name, handler);
-    }
-    reconcile();
-  }
-
-  function registerOnReady() {
-    const callbacks = windowValue("hsConversationsOnReady");
-    if (!Array.isArray(callbacks)) window.hsConversationsOnReady = [onHubSpotReady];
-    else if (!callbacks.includes(onHubSpotReady)) callbacks.push(onHubSpotReady);
-    if (hubspot()?.on) onHubSpotReady();
-  }
-
   function onWidgetEvent(name, detail) {
     emit(name, detail);
-    if (name === "userInteractedWithWidget") setInUse(true);
+    if (name === "userInteractedWithWidget" && !widget.inUse) {
+      setInUse(true);
+      schedule(checkUse, 1000);
+    }
     if (name === "widgetClosed") setInUse(false);
     if (name === "widgetHidden") {
       widget.phase = "hidden";
       widget.openWhenReady = widget.inUse = false;
     }
-    if (name === "widgetLoaded") onWidgetReady();
+    reconcile();
+  }
+
+  /** A visitor who has only closed the welcome message does not use the chat. An inline chat is always open. */
+  function checkUse() {
+    setInUse(writeSettings().inlineEmbedSelector || cookies().includes("hs-messages-is-open=true"));
     reconcile();
   }
 
   function onWidgetReady() {
+    if (widget.phase === "ready") return;
     widget.phase = "ready";
-    widget.restarted = false;
     widget.containers = findContainers();
-    for (const container of widget.containers) {
-      container.setAttribute("data-hubspot-identify", "");
-      for (const parent of [document.documentElement, container.parentNode]) {
-        observer.observe(parent, ownProperties({ childList: true }));
-      }
-    }
     emit("ready");
-    if (widget.openWhenReady && !widget.mustReset) api.open();
   }
 
   /** Keeps htmx from storing the page while the chat is in use. */
   function setInUse(inUse) {
     widget.inUse = inUse;
-    for (const container of widget.containers) container.setAttribute("data-hx-history", String(!inUse));
+    for (const container of widget.containers) container.dataset.hxHistory = !inUse;
   }
 
   // ---- The container, in pages whose body is replaced (htmx, Turbo)
 
-  const observer = new MutationObserver(() => {
-    // A body restored from a snapshot contains a copy of the container, whose iframe does not work.
-    for (const element of findContainers()) {
-      if (element.hasAttribute("data-hubspot-identify") && !widget.containers.includes(element)) element.remove();
-    }
+  new MutationObserver(() => {
+    updateVisibility();
     // While the endpoint fails, its request is repeated anyway, and not for each change of the page.
     if (!visitor.failures && isContainerLost(widget)) recheckVisitor(true);
-  });
-  const findContainers = () => [...documentValue("querySelectorAll").call(document, CONTAINER)];
-  const isContainerLost = ({ containers }) => containers[0] && !containers.some((element) => element.isConnected);
+  }).observe(document, { __proto__: null, childList: true, subtree: true });
 
-  // A style sheet also hides a container that HubSpot has not inserted yet, and needs no permission of a policy.
-  const hidingSheet = new CSSStyleSheet();
-  hidingSheet.replaceSync(`${CONTAINER}, ${CONTAINER} * { visibility: hidden !important; }`);
-  hidingSheet.disabled = true;
-  documentValue("adoptedStyleSheets").push(hidingSheet);
+  /**
+   * HubSpot's container, and what looks like it. The second ID is for sites that have set inlineEmbedSelector. Browsers
+   * find elements by one ID without searching the document, and this runs at every change of the page.
+   */
+  function findContainers() {
+    return ["#hubspot-messages-iframe-container", "#hubspot-conversations-inline-parent"].flatMap((id) => [
+      ...documentValue("querySelectorAll").call(document, id),
+    ]);
+  }
+
+  function removeContainers() {
+    for (const container of findContainers()) container.remove();
+  }
+
+  function updateVisibility() {
+    const isHidden = visitor.isUncertain || widget.mustReset;
+    const containers = findContainers();
+    for (const { style } of containers) style.setProperty("visibility", isHidden ? "hidden" : "", "important");
+    // On phones, the page cannot be scrolled while the chat is open. HubSpot leaves it so when the chat is removed.
+    if (isHidden || !containers[0]) {
+      document.documentElement.classList.remove("hs-messages-mobile", "hs-messages-widget-open");
+    }
+  }
 
   // ---- The page: navigation, snapshots, the back/forward cache
+
+  function currentAddress() {
+    return location.pathname + location.search;
+  }
 
   function onNavigation() {
     if (page.address === currentAddress()) return;
@@ -431,15 +494,15 @@
     recheckVisitor();
   }
 
-  addEventListener("storage", ({ key, newValue }) => {
-    if ((key ?? STORAGE_KEY) === STORAGE_KEY && (newValue ?? "") !== visitor.subject) recheckVisitor(true);
+  addEventListener("storage", () => {
+    if (storedSubject() !== (visitor.subject ?? "")) recheckVisitor(true);
   });
-  windowValue("navigation")?.addEventListener("currententrychange", onNavigation);
-  for (const snapshot of ["turbo:before-cache", "htmx:beforeHistorySave"]) {
-    addEventListener(snapshot, () => {
-      for (const element of findContainers()) if (!widget.inUse) element.remove();
-    });
-  }
+  addEventListener("popstate", onNavigation);
+  window.navigation?.addEventListener("currententrychange", onNavigation);
+  // Turbo and htmx must not store the chat: a restored iframe would be requested from HubSpot again. Turbo replaces the
+  // body anyway. htmx may keep a chat in use, and setInUse() forbids it to store such a page.
+  addEventListener("turbo:before-cache", removeContainers);
+  addEventListener("htmx:beforeHistorySave", () => widget.inUse || removeContainers());
   addEventListener("pagehide", () => {
     page.threadWhenLeft = currentThread();
     visitor.isUncertain = true; // until the endpoint has confirmed who came back
@@ -448,7 +511,7 @@
   addEventListener("pageshow", ({ persisted }) => {
     if (!persisted) return;
     // A different thread means that another person used this browser in the meantime.
-    widget.mustReset ||= widget.token !== undefined && page.threadWhenLeft !== currentThread();
+    widget.mustReset ||= page.threadWhenLeft !== currentThread();
     recheckVisitor(true);
   });
   addEventListener("visibilitychange", () => {
@@ -461,34 +524,30 @@
 
   /** Reads the element that the browser is executing: the first one, or that of a later page in the same document. */
   function configure(script) {
-    const next = ownProperties({ nonce: script.nonce });
-    for (const name of ["endpoint", "loader", "load-on", "widget", "launcher", "labels", "subject", "identity"]) {
-      next[name] = script.getAttribute(`data-${name}`);
-    }
-    script.removeAttribute("data-subject");
-    script.removeAttribute("data-identity");
-    if (config.loader && next.loader && next.loader !== config.loader) return;
-    const { subject, identity } = (config = next);
-    const loadOn = (config["load-on"] ||= "page");
+    const next = ownProperties({ "load-on": "page", nonce: script.nonce });
+    for (const { name, value } of script.attributes) next[name.slice(5)] = value; // without "data-"
+    delete script.dataset.subject;
+    delete script.dataset.identity;
+    if (config.loader && next.loader && next.loader !== config.loader) return; // of another account
+    const { subject, identity, launcher, labels = "", "load-on": loadOn } = (config = next);
     if (loadOn === "never") return withdraw();
-    if (!loadRequested) holdWidget();
-    if (subject === null || (script === currentScript && isOldPage())) recheckVisitor(true);
-    else setVisitor({ subject: subject || null, identity: JSON.parse(identity || "null") });
+    if (!page.wantsChat) holdWidget();
+    // The page was prerendered, prefetched or cached, so its visitor may be a former one. The transfer size of a page
+    // from the network is 300 and the size of its body. From a cache it is 0, or 300 in WebKit.
+    /** @type {any[]} */
+    const [entry = {}] = performance.getEntriesByType("navigation");
+    const isOldPage =
+      documentValue("prerendering") || entry.activationStart || entry.deliveryType ||
+      (!(entry.transferSize > 300) && (config.endpoint || entry.type === "back_forward"));
+    if (subject === undefined || (script === currentScript && isOldPage)) recheckVisitor(true);
+    else setVisitor({ subject, identity: JSON.parse(identity || null) });
     if (loadOn === "page") start();
     if (loadOn === "idle") {
       const whenIdle = () => (windowValue("requestIdleCallback") ?? setTimeout)(start);
       if (document.readyState === "complete") whenIdle();
       else addEventListener("load", whenIdle);
     }
-    if (config.launcher && !loadRequested) addScript(config.launcher).dataset.labels = config.labels ?? "";
-  }
-
-  /** Whether the page was prerendered, prefetched or cached, so that its visitor may be a former one. */
-  function isOldPage() {
-    const [entry] = performance.getEntriesByType("navigation");
-    if (documentValue("prerendering") || entry?.activationStart || entry?.deliveryType) return true;
-    // For a page from a cache, Chromium and Firefox report a transfer size of 0, and WebKit a body size of 0.
-    return entry?.transferSize * entry?.encodedBodySize === 0 && (config.endpoint || entry.type === "back_forward");
+    if (launcher && !page.wantsChat) addScript(launcher, script.nonce).dataset.labels = labels;
   }
 
   /** Keeps HubSpot from loading the widget before the visitor is known. */
@@ -502,46 +561,47 @@
 
   function start() {
     if (documentValue("prerendering")) return document.addEventListener("prerenderingchange", start);
-    if (loadRequested || config["load-on"] === "never") return;
-    loadRequested = true;
+    if (page.wantsChat || config["load-on"] === "never") return;
+    page.wantsChat = true;
     if (widget.token === undefined) widget.phase = "loading";
     if (visitor.subject === undefined) {
-      visitor.isUncertain = Boolean(storedSubject());
+      visitor.isUncertain = storedSubject();
       requestVisitor();
     }
-    holdWidget();
-    registerOnReady();
-    addEventListener("load", registerOnReady);
-    setTimeout(() => hubspot() || fail("loader"), 15000);
-    if (!config.loader || document.querySelector('script#hs-script-loader, script[src*=".hs-scripts.com/"]')) return;
-    const script = addScript(config.loader);
-    script.id = "hs-script-loader"; // without this id the loader would add itself again
-    script.onerror = () => fail("loader");
+    reconcile();
   }
 
   /** Without consent: removes the chat, and what earlier pages stored. */
   function withdraw() {
-    loadRequested = false;
+    const { loaded, pending } = widgetStatus();
+    // What HubSpot has begun to load cannot be stopped.
+    if (pending || widget.isRefreshing || (page.hasLoader && !hubspot())) location.reload();
+    page.wantsChat = false;
+    config["load-on"] = "never";
     setVisitor({ subject: null });
     visitor.subject = undefined;
     deleteChatCookies();
-    widget.mustReset = widget.token !== undefined;
+    widget.mustReset = true; // if the chat is wanted again
     widget.phase = "waiting";
+    widget.announced = "";
     emit("failed", { reason: "consent" });
-    const { loaded, pending } = widgetStatus();
-    if (widget.mustReset && pending) location.reload();
     if (loaded) hubspot().widget.remove();
+    updateVisibility();
   }
 
   const api = (window.hubspotIdentify = {
     load() {
-      widget.ignorePageHold = true;
+      reconcile(); // notices that the page has removed the widget
+      widget.heldSettings = writeSettings(); // even if the page holds it
       start();
       reconcile();
     },
     open() {
-      widget.openWhenReady = widget.phase !== "ready";
-      if (widget.openWhenReady) return api.load();
+      widget.openWhenReady = widget.phase !== "ready" || !widgetStatus().loaded;
+      if (widget.openWhenReady) {
+        widget.needsRefresh ||= widget.phase === "hidden";
+        return api.load();
+      }
       setInUse(true);
       hubspot().widget.open();
     },
@@ -550,16 +610,17 @@
       if (widget.phase === "ready") hubspot().widget.close();
     },
     refresh() {
+      page.address = currentAddress(); // of which older browsers have not notified this script
       widget.needsRefresh = true;
       schedule(reconcile, 0); // several calls in one task make one refresh
     },
     update(change) {
       // Another element may be injected markup, however it looks. No markup can be the one that is being executed.
       if (change && change === documentValue("currentScript")) configure(change);
-      else if (change === "page" || change === "never") {
+      else if (change === "never") withdraw();
+      else if (change === "page") {
         config["load-on"] = change;
-        if (change === "page") start();
-        else withdraw();
+        start();
       } else recheckVisitor(true);
     },
     reset() {
