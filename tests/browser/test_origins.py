@@ -22,7 +22,10 @@ from support.site import serving_site
 from browser.conftest import Tab
 from browser.site import IDENTITY, TAG, Site, View, running_site
 
-pytestmark = pytest.mark.browser
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.browsers("chromium", reason="Firefox partitions all cookies of other sites."),
+]
 
 HOST = "www.shop.localhost"
 CROSS_SITE = "evil.localhost"

@@ -32,7 +32,7 @@ CONFIGURATION = {
     "widget": json.dumps({"inlineEmbedSelector": "h1"}),
     "nonce": "nonce-of-eve",
     "loaded": True,
-    "alive": True,
+    "isLive": True,
 }
 ELEMENT = (
     f'<script src="/static/hubspot_identify/identify.js" defer data-endpoint="{IDENTITY}" '

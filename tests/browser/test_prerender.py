@@ -30,6 +30,7 @@ def speculation_rules(action: str) -> str:
     return f'<script type="speculationrules">{json.dumps(rules)}</script>'
 
 
+@pytest.mark.browsers("chromium", reason="Firefox does not know speculation rules.")
 @pytest.mark.parametrize("following", ["grace", ANONYMOUS])
 def test_prefetched_inline_page_is_not_trusted(tab: Tab, site: Site, following: str) -> None:
     """The user changes between the prefetch and the navigation: the page contains the former one."""

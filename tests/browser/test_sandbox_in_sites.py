@@ -65,6 +65,13 @@ def test_complete_example_of_the_manual_passes(tmp_path: Path) -> None:
     assert run.stdout.splitlines()[-1].startswith("1 passed in"), run.stdout + run.stderr
 
 
+@pytest.fixture
+def own_sandbox(site: Site, settings: Settings) -> Site:
+    """The site with the sandbox as its manual installs it: the chat's iframe is on the origin of the site."""
+    settings.HUBSPOT_IDENTIFY = {**settings.HUBSPOT_IDENTIFY, "LOADER_URL": "/sandbox/loader/456.js"}
+    return site
+
+
 STRICT = {
     "default-src": [NONE],
     **{directive: [SELF, *hosts] for directive, hosts in csp.sources().items()},
@@ -72,13 +79,13 @@ STRICT = {
 }
 
 
-def test_chat_works_under_a_policy_with_a_nonce(tab: Tab, site: Site, settings: Settings) -> None:
+def test_chat_works_under_a_policy_with_a_nonce(tab: Tab, own_sandbox: Site, settings: Settings) -> None:
     """The policy of the site does not apply to the sandbox's own pages, whose scripts have no nonce."""
     settings.CONTENT_SECURITY_POLICY = {"DIRECTIVES": {**STRICT, "frame-ancestors": [NONE]}}
     settings.MIDDLEWARE = ["csp.middleware.CSPMiddleware", *settings.MIDDLEWARE]
-    site.page("/", TAG)
+    own_sandbox.page("/", TAG)
     with serving_site() as address:  # a server reads MIDDLEWARE when it starts
-        site.origin = address.replace("127.0.0.1", HOST)
+        own_sandbox.origin = address.replace("127.0.0.1", HOST)
         tab.log_in("ada")
         tab.expect_visitor("ada")
         tab.send_message("Hello")
@@ -99,12 +106,12 @@ def toolbar(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[Ht
     return handle
 
 
-def test_tools_that_add_to_pages_do_not_change_the_sandbox(tab: Tab, site: Site, settings: Settings) -> None:
+def test_tools_that_add_to_pages_do_not_change_the_sandbox(tab: Tab, own_sandbox: Site, settings: Settings) -> None:
     """A toolbar is added to the site's page, but neither to the frame of the chat nor to the inbox."""
     settings.MIDDLEWARE = [f"{__name__}.toolbar", *settings.MIDDLEWARE]
-    site.page("/", f"<body>{TAG}</body>")
+    own_sandbox.page("/", f"<body>{TAG}</body>")
     with serving_site() as address:
-        site.origin = address.replace("127.0.0.1", HOST)
+        own_sandbox.origin = address.replace("127.0.0.1", HOST)
         tab.log_in("ada")
         tab.send_message("Hello")
         expect(tab.page.locator("#toolbar")).to_have_count(1)

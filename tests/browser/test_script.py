@@ -14,11 +14,13 @@ from playwright.sync_api import expect
 from support.manual import table_of
 from support.programs import require
 
-from browser.conftest import Tab
-from browser.site import ADA, GRACE, TAG, Site, identity_response, require_file
+from browser.conftest import ANONYMOUS, Tab
+from browser.site import ADA, GRACE, IDENTITY, LOADER, TAG, Site, identity_response, require_file
 
 pytestmark = pytest.mark.browser
 
+SCRIPT = "/static/hubspot_identify/identify.js"
+KINDS = {"warning", "error"}
 HUBSPOT_EVENTS = [
     "conversationStarted",
     "conversationClosed",
@@ -77,6 +79,34 @@ def test_several_calls_of_refresh_make_one_refresh(tab: Tab, site: Site) -> None
     assert tab.logged("throttled") == []
 
 
+def test_hubspot_that_arrives_late(tab: Tab, site: Site) -> None:
+    """After 15 seconds the page is notified of the failure. If HubSpot's script arrives later, there is a chat."""
+    site.page("/", TAG)
+    tab.fake_clock()
+    wait_for_route = tab.hold("**/sandbox/loader/**")
+    tab.log_in("ada")
+    route = wait_for_route()
+    tab.skip(16_000)
+    assert tab.events == ["failed"]
+    route.continue_()
+    tab.wait_until("window.HubSpotConversations")
+    tab.skip(6000)
+    tab.expect_visitor("ada")
+    tab.wait_for_event("identified")
+
+
+def test_visitor_who_dismissed_the_welcome_message_is_identified(tab: Tab, site: Site) -> None:
+    """HubSpot reports this as an interaction, and nothing afterwards. The chat is not in use, and a log-in reaches it."""
+    site.page("/", TAG, loader="welcome")
+    site.responses = [identity_response(None), identity_response("a", ADA)]
+    tab.go()
+    tab.expect_visitor(ANONYMOUS)
+    tab.click_in_chat(tab.chat.locator("#dismiss"))
+    tab.wait_for_event("userInteractedWithWidget")
+    tab.run("hubspotIdentify.update()")
+    tab.expect_visitor("ada")
+
+
 def test_hubspot_events_are_passed_on_with_their_detail(tab: Tab, site: Site) -> None:
     """Each documented event is emitted once, also after a reset, which replaces HubSpot's event emitter."""
     site.page("/", TAG)
@@ -86,7 +116,7 @@ def test_hubspot_events_are_passed_on_with_their_detail(tab: Tab, site: Site) ->
         tab.expect_visitor(name)
         tab.run("recordedEvents.length = 0")
         tab.run("names => names.forEach(name => __hubspotSandbox.emit(name, {of: name}))", HUBSPOT_EVENTS)
-        events = [event for event in tab.run("recordedEvents") if event[0] in HUBSPOT_EVENTS]
+        events = [event for event in tab.run("recordedEvents") if event[1] == {"of": event[0]}]
         assert events == [[name, {"of": name}] for name in HUBSPOT_EVENTS]
         tab.run("hubspotIdentify.update()")
 
@@ -115,15 +145,79 @@ def test_script_defines_one_global_with_the_documented_methods(tab: Tab, site: S
     tab.log_in("ada")
     tab.expect_visitor("ada")
     names = tab.run("Object.keys(window).filter(name => !before.has(name) && isNaN(name))")  # frames have numbers
-    assert set(names) - {"before", "__hubspotSandbox"} == {
+    assert set(names) - {"before", "__hubspotSandbox", "__pw_bidiInsertText"} == {
         "hubspotIdentify",
         "hsConversationsSettings",
-        "hsConversationsOnReady",
+        "hsVars",
         "HubSpotConversations",
     }
     documented = {name for row in table_of("docs/browser") for name in re.findall(r"(\w+)\(", row[0])}
     assert set(tab.run("Object.keys(hubspotIdentify)")) == documented
     assert documented == {"load", "open", "close", "refresh", "update", "reset", "status"}
+
+
+# ---- other ways to run the script
+
+
+def warnings_of(tab: Tab) -> list[str]:
+    """Return a list to which the console's warnings and errors are added."""
+    warnings: list[str] = []
+    tab.page.on("console", lambda message: warnings.append(message.text) if message.type in KINDS else None)
+    return warnings
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        f'<script type="module" src="{SCRIPT}" data-endpoint="{IDENTITY}" data-loader="{LOADER}"></script>',
+        f"<script>document.head.append(Object.assign(document.createElement('script'), {{src: '{SCRIPT}'}}))</script>",
+        f'<script src="{SCRIPT}" defer></script>',
+    ],
+    ids=["module", "copy", "bundle"],
+)
+def test_console_says_why_a_script_without_its_element_does_nothing(tab: Tab, site: Site, html: str) -> None:
+    """Some tools move scripts, or bundle them. The page works, and the console contains one line."""
+    site.page("/", html)
+    warnings = warnings_of(tab)
+    tab.log_in("ada")
+    tab.wait_until_idle()
+    assert [text for text in warnings if "identify.js" in text] == warnings
+    assert len(warnings) == 1
+    assert site.hubspot_requests == []
+
+
+def test_element_inserted_by_a_script(tab: Tab, site: Site) -> None:
+    """A copy with all attributes works, as it does in a tag manager."""
+    site.page("/", f"<template>{TAG}</template>")
+    tab.log_in("ada")
+    tab.run("""() => {
+        const script = document.createElement("script");
+        for (const {name, value} of document.querySelector("template").content.firstElementChild.attributes) {
+            script.setAttribute(name, value);
+        }
+        document.head.append(script);
+    }""")
+    tab.expect_visitor("ada")
+
+
+def test_older_browser(tab: Tab, site: Site) -> None:
+    """The oldest supported browsers lack these. The visitor is identified, and a new address is noticed by "back"."""
+    site.page("/", TAG)
+    tab.page.add_init_script("""
+        delete Object.hasOwn;
+        delete AbortSignal.timeout;
+        delete window.CSSStyleSheet;
+        delete Document.prototype.adoptedStyleSheets;
+        delete window.navigation;
+        delete window.requestIdleCallback;
+    """)
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    tab.wait_for_event("identified")
+    tab.run("history.pushState(null, '', '/elsewhere/'), hubspotIdentify.refresh()")
+    tab.wait_for_log("call", 2)
+    tab.run("history.back()")
+    tab.wait_for_log("call", 3)
 
 
 def without_comments(text: str) -> str:

@@ -114,10 +114,10 @@ def test_injected_script_does_not_get_the_nonce_of_the_page(tab: Tab, site: Site
         'data-launcher="https://evil.test/launcher.js"></script>'
     )
     site.page("/", INTERACTION + injected, headers=policy)
-    with tab.page.expect_event("console", lambda message: "evil.test" in message.text):
-        tab.go()  # the browser logs that the policy blocks the script
+    tab.go()
+    tab.wait_until("violations.length")
     assert not tab.run("window.isEvil")
-    tab.errors.clear()
+    assert ["https://evil.test/launcher.js" in each for each in tab.run("violations")] == [True]
 
 
 def test_injected_container_does_not_end_the_chat(tab: Tab, site: Site) -> None:

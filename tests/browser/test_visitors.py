@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from django.http import HttpResponse
+from django.http import HttpResponse, JsonResponse
 from playwright.sync_api import expect
 
 from browser.conftest import ANONYMOUS, HOST, STORED_SUBJECT, Tab
-from browser.site import ADA, EMBED_CODE, GRACE, PORTAL, TAG, Site, identity_response
+from browser.site import ADA, EMBED_CODE, GRACE, IDENTITY, PORTAL, TAG, Site, identity_response
 from hubspot_identify.sandbox.state import sandbox
 
 pytestmark = pytest.mark.browser
@@ -125,7 +125,124 @@ def test_browser_without_storage(tab: Tab, site: Site) -> None:
     assert "reset" not in tab.events
 
 
+@pytest.mark.parametrize("place", ["next page", "same page"])
+def test_log_out_ends_a_conversation_of_the_parent_domain(tab: Tab, site: Site, place: str) -> None:
+    """HubSpot continues it on subdomains, with a cookie for each host. Its clear() deletes only that of one host."""
+    site.page("/", TAG)
+    add_conversation(tab)
+    site.origin = site.origin.replace("www.", "app.")
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    assert tab.cookie_domains("messagesUtk") == {".shop.test", ".app.shop.test"}
+    if place == "next page":
+        tab.log_out()
+    else:
+        log_out_in_the_page(tab)
+    tab.expect_visitor(ANONYMOUS)
+    tab.wait_for_event("anonymous")
+    assert tab.cookie_domains("messagesUtk") == {".app.shop.test"}
+    assert tab.cookie("messagesUtk") != THREAD
+    expect(tab.chat.get_by_text(MESSAGE)).to_have_count(0)
+
+
 # ---- in the same document
+
+
+def log_out_in_the_page(tab: Tab) -> None:
+    """Log out by a request of a script. The document stays."""
+    tab.run("fetch('/logout/').then(() => hubspotIdentify.update())")
+
+
+def test_refresh_in_progress_does_not_identify_the_next_visitor(tab: Tab, site: Site) -> None:
+    """HubSpot passes its response to whichever chat is in the page. The reset waits for the response."""
+    site.page("/", TAG)
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    tab.wait_for_event("identified")
+    tab.run("__hubspotSandbox.options.latency = 1000; hubspotIdentify.refresh()")
+    tab.wait_for_log("call", 2)
+    log_out_in_the_page(tab)
+    tab.wait_for_event("reset")
+    expect(tab.container).to_be_hidden()
+    tab.wait_for_event("anonymous")
+    tab.expect_visitor(ANONYMOUS)
+    expect(tab.container).to_be_visible()
+    shown = tab.logged("shown")
+    (reset,) = tab.logged("reset")
+    assert {entry["visitor"] for entry in shown if entry["at"] > reset["at"]} == {ANONYMOUS}
+
+
+def test_refresh_of_a_former_visitor_without_response_reloads_the_page(tab: Tab, site: Site) -> None:
+    """After 15 seconds, the next visitor gets a chat that HubSpot's late response cannot reach."""
+    site.page("/", TAG)
+    tab.fake_clock()
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    tab.skip(2000)
+    wait_for_route = tab.hold("**/livechat-public/**")
+    tab.run("hubspotIdentify.refresh()")
+    wait_for_route()
+    log_out_in_the_page(tab)
+    tab.wait_for_event("reset")
+    with tab.page.expect_navigation():
+        tab.skip(16_000)
+    wait_for_route().continue_()
+    tab.expect_visitor(ANONYMOUS)
+
+
+def test_former_chat_that_is_still_loading_is_never_visible(tab: Tab, site: Site) -> None:
+    """Nothing cancels the load. The former visitor's chat appears, hidden, and is reset."""
+    site.page("/", TAG, loader="latency=1000")
+    tab.page.add_init_script("""
+        window.seen = [];
+        requestAnimationFrame(function look() {
+            const chat = document.querySelector("#hubspot-messages-iframe-container");
+            const wasReset = window.__hubspotSandbox?.log.some(({what}) => what === "reset");
+            if (chat && getComputedStyle(chat).visibility === "visible" && !wasReset) seen.push("former chat");
+            requestAnimationFrame(look);
+        });""")
+    tab.log_in("ada")
+    tab.wait_for_log("call")
+    log_out_in_the_page(tab)
+    tab.wait_for_log("drawn", 2)
+    tab.expect_visitor(ANONYMOUS)
+    expect(tab.container).to_be_visible()
+    assert tab.emails("drawn") == [ADA, None]
+    assert tab.run("seen") == []
+
+
+@pytest.mark.parametrize("how", ["log-out", "consent", "remove", "body"])
+def test_page_can_be_scrolled_on_a_phone_when_the_open_chat_is_gone(tab: Tab, site: Site, how: str) -> None:
+    """An open chat covers the screen, and stops the page from scrolling. HubSpot does not undo this."""
+    overflow = "getComputedStyle(document.documentElement).overflowY"
+    site.page("/", f'<meta name="viewport" content="width=device-width">{TAG}<p style="height: 5000px">')
+    tab.page.set_viewport_size({"width": 390, "height": 800})
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    tab.type_message("Hello")
+    tab.wait_until(f"{overflow} === 'hidden'")
+    actions = {
+        "log-out": "fetch('/logout/').then(() => hubspotIdentify.update())",
+        "consent": "hubspotIdentify.update('never')",
+        "remove": "HubSpotConversations.widget.remove()",
+        "body": "document.body.replaceWith(document.createElement('body'))",
+    }
+    tab.run(actions[how])
+    tab.wait_until(f"{overflow} !== 'hidden'")
+
+
+def test_identity_is_renewed_although_the_timer_is_early(tab: Tab, site: Site) -> None:
+    """Firefox fires timers up to a millisecond before their time."""
+    site.page("/", TAG)
+    tab.page.add_init_script(
+        "const later = setTimeout; window.setTimeout = (action, delay) => later(action, Math.max(0, delay - 2))"
+    )
+    identity = {"email": ADA, "token": sandbox.issue(ADA), "expires_in": 0.5}
+    site.responses = [JsonResponse({"subject": "a", "identity": identity}), identity_response("a", ADA)]
+    tab.go()
+    site.wait_for_request(IDENTITY, 2)
+    is_renewed = "former => ![undefined, former].includes(hsConversationsSettings.identificationToken)"
+    tab.wait_until(is_renewed, identity["token"])
 
 
 def test_identity_is_removed_before_the_chat_is_cleared(tab: Tab, site: Site) -> None:
@@ -231,8 +348,7 @@ def test_stuck_chat_of_a_former_visitor_reloads_the_page(tab: Tab, site: Site) -
     tab.wait_for_event("reset")
     with tab.page.expect_navigation():
         tab.skip(16_000)
-    assert len(site.requested("/sandbox/loader/")) == 2
-    assert tab.run("recordedEvents") == []
+    site.wait_for_request("/sandbox/loader/", 2)
 
 
 # ---- two tabs

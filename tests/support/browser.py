@@ -1,14 +1,20 @@
-"""Headless Chromium for the tests that need a real browser."""
+"""Chromium, Firefox and WebKit for the tests that need a real browser."""
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, Playwright, expect, sync_playwright
+from selenium.webdriver import WebKitGTK, WebKitGTKOptions
+from selenium.webdriver.webkitgtk.service import Service
 
-from .programs import require
+from .programs import lacking, require
 
 TIMEOUT = 30_000  # milliseconds; only a test that fails waits that long
 expect.set_options(timeout=TIMEOUT)  # applies to all tests of the process
@@ -46,20 +52,83 @@ def launch_options(**options: Any) -> dict[str, Any]:
     }
 
 
+def _launch_chromium(playwright: Playwright, *, has_page_cache: bool) -> Browser:
+    ignored = ["--disable-back-forward-cache"] if has_page_cache else []
+    return playwright.chromium.launch(**launch_options(ignore_default_args=ignored))
+
+
+def _launch_firefox(playwright: Playwright, *, has_page_cache: bool) -> Browser:
+    program = require("firefox-esr", "firefox")
+    preferences: dict[str, str | float | bool] = {
+        "network.dns.native-is-localhost": True,  # for all names
+        "browser.sessionhistory.max_total_viewers": 8 if has_page_cache else 0,
+        "fission.bfcacheInParent": has_page_cache,
+    }
+    # Playwright controls a Firefox that is not its own build by WebDriver BiDi.
+    return playwright.firefox.launch(channel="moz-firefox", executable_path=program, firefox_user_prefs=preferences)
+
+
+_LAUNCH = {"chromium": _launch_chromium, "firefox": _launch_firefox}
+
+
 @contextmanager
-def launched_chromium(playwright: Playwright, **options: Any) -> Iterator[Browser]:
-    """Run a Chromium. ``options`` are those of Playwright's ``launch``."""
-    browser = playwright.chromium.launch(**launch_options(**options))
+def launched_browser(playwright: Playwright, name: str, *, has_page_cache: bool = False) -> Iterator[Browser]:
+    """Run a Chromium or a Firefox.
+
+    Args:
+        playwright: that controls it.
+        name: ``chromium`` or ``firefox``.
+        has_page_cache: whether it has a back/forward cache. Some methods of Playwright wait forever for such a page.
+    """
+    browser = _LAUNCH[name](playwright, has_page_cache=has_page_cache)
     yield browser
     browser.close()
 
 
 @contextmanager
-def running_chromium(**options: Any) -> Iterator[Browser]:
-    """Run Playwright and a Chromium. ``options`` are those of Playwright's ``launch``.
+def running_chromium() -> Iterator[Browser]:
+    """Run Playwright and a Chromium.
 
     While Playwright runs, its event loop runs in this thread, where Django then refuses to use the ORM. Use this only
     in modules of browser tests.
     """
-    with sync_playwright() as playwright, launched_chromium(playwright, **options) as browser:
+    with sync_playwright() as playwright, launched_browser(playwright, "chromium") as browser:
         yield browser
+
+
+@contextmanager
+def running_display() -> Iterator[str]:
+    """Run an X server that has no screen, and yield the name of its display."""
+    read, write = os.pipe()
+    command = [require("Xvfb"), "-displayfd", str(write), "-nolisten", "tcp"]
+    with subprocess.Popen(command, pass_fds=[write], stderr=subprocess.DEVNULL) as server:
+        os.close(write)
+        with open(read) as numbers:
+            number = numbers.readline().strip()
+        assert number, "Xvfb did not start."
+        yield f":{number}"
+        server.terminate()
+
+
+def require_minibrowser() -> str:
+    """Return the path of WebKit's small browser. Without it, the test is :func:`lacking`."""
+    for path in sorted(Path("/usr/lib").glob("*/webkit*gtk-*/MiniBrowser")):
+        return str(path)
+    return lacking("WebKit's MiniBrowser is not installed")
+
+
+@contextmanager
+def running_webkit(display: str) -> Iterator[WebKitGTK]:
+    """Run a WebKit with an empty profile. It resolves only the names below ``localhost`` to this machine."""
+    program, environment = require_minibrowser(), {**os.environ, "DISPLAY": display}
+    version = subprocess.run([program, "--version"], check=True, capture_output=True, text=True, env=environment)
+    options = WebKitGTKOptions()
+    options.binary_location = program
+    options.add_argument("--automation")
+    options.set_capability("browserName", "MiniBrowser")
+    # The driver compares this with the version of the browser.
+    options.set_capability("browserVersion", re.findall(r"[\d.]+", version.stdout)[0])
+    driver = WebKitGTK(options, Service(require("WebKitWebDriver"), env=environment))
+    driver.set_script_timeout(TIMEOUT / 1000)
+    yield driver
+    driver.quit()
