@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import CDPSession, Frame, Locator, Route, expect
 from pytest_django import Settings
+from support.browser import TIMEOUT
 from support.manual import code_blocks
 from support.programs import require
 
@@ -75,10 +76,11 @@ def center(element: Locator) -> tuple[float, float]:
     return rectangle["x"] + rectangle["width"] / 2, rectangle["y"] + rectangle["height"] / 2
 
 
-def wait_in_chat(frame: Frame, condition: str) -> None:
-    """Wait for a condition, without ``eval()``, which the policy of the chat forbids."""
-    frame.evaluate(f"""() => new Promise((resolve) => {{
-        const check = () => {condition} ? resolve() : setTimeout(check, 20);
+def wait_for_focus(frame: Frame) -> None:
+    """Wait until a frame has the keyboard. The chat's policy forbids ``eval()``, which Playwright's own method uses."""
+    frame.evaluate(f"""() => new Promise((resolve, reject) => {{
+        setTimeout(reject, {TIMEOUT}, new Error("The frame has not got the focus."));
+        const check = () => document.hasFocus() ? resolve() : setTimeout(check, 20);
         check();
     }})""")
 
@@ -139,8 +141,8 @@ def test_hovering_the_button_loads_the_chat(tab: Tab, site: Site) -> None:
 
 @pytest.mark.parametrize("is_loaded", [True, False], ids=["loaded", "loading"])
 @pytest.mark.parametrize("inline", ["", INLINE], ids=["corner", "inline"])
-def test_keyboard_opens_the_chat_and_continues_in_it(tab: Tab, site: Site, inline: str, is_loaded: bool) -> None:
-    """Focus loads the chat and stays on the button. Enter opens the chat, and Tab goes on to the chat's controls."""
+def test_keyboard_opens_the_chat_and_focuses_it(tab: Tab, site: Site, inline: str, is_loaded: bool) -> None:
+    """Focus loads the chat and stays on the button. Enter opens the chat, whose document then has the focus."""
     site.page("/", f"{inline}{INTERACTION}<a href=/>a link</a>")
     loader = tab.hold("**/sandbox/loader/**")
     tab.log_in("ada")
@@ -159,9 +161,8 @@ def test_keyboard_opens_the_chat_and_continues_in_it(tab: Tab, site: Site, inlin
     tab.wait_until("document.activeElement.id === 'hubspot-conversations-iframe'")
     tab.wait_until("__hubspotSandbox.visitor === 'ada@example.com'")
     (frame,) = tab.page.frames[1:]
-    wait_in_chat(frame, "document.hasFocus() && !document.querySelector('#panel').hidden")
-    tab.page.keyboard.press("Tab")
-    wait_in_chat(frame, "document.activeElement.id === 'close'")
+    expect(frame.locator("#panel")).to_be_visible()
+    wait_for_focus(frame)
 
 
 def test_button_is_removed_when_it_loses_the_focus(tab: Tab, site: Site) -> None:
@@ -258,8 +259,7 @@ def test_long_press_opens_the_chat_when_it_ends(tab: Tab, site: Site) -> None:
 @only_chromium
 def test_long_press_without_a_click_opens_the_chat(tab: Tab, site: Site) -> None:
     """Phones send no click at the end of a long press. The press selects no text."""
-    site.page("/", f"<p>A text</p>{INTERACTION}")
-    tab.hold("**/sandbox/loader/**")
+    site.page("/", f"<p>A text</p>{INTERACTION}", loader="latency=60000")
     tab.log_in("ada")
     x, y = center(tab.button)
     press = {"x": x, "y": y, "duration": 1500, "gestureSourceType": "touch"}
@@ -420,8 +420,9 @@ def test_effects_keep_the_contrast_of_the_text(tab: Tab, site: Site, color: str)
     text = "#000" if color == "#ffd54f" else "#fff"
     variables = f"background: {color}; --hubspot-identify-color: {text}" if color else "inset: 1rem"
     shape = "--hubspot-identify-radius: 0; --hubspot-identify-font: 700 2rem sans-serif"
-    site.page("/", f"<style>:root {{ --hubspot-identify-{variables}; {shape} }}</style>{INTERACTION}")
-    tab.hold("**/sandbox/loader/**")
+    site.page(
+        "/", f"<style>:root {{ --hubspot-identify-{variables}; {shape} }}</style>{INTERACTION}", loader="latency=60000"
+    )
     tab.go()
     assert (at_rest := contrast(tab)) >= 4.5
     tab.button.hover()
@@ -444,8 +445,7 @@ def test_effects_keep_the_contrast_of_the_text(tab: Tab, site: Site, color: str)
 @only_chromium
 def test_forced_colors_show_the_edge_and_the_focus(tab: Tab, site: Site) -> None:
     """With forced colors, the button has a border and a visible focus."""
-    site.page("/", INTERACTION)
-    tab.hold("**/sandbox/loader/**")
+    site.page("/", INTERACTION, loader="latency=60000")
     tab.page.emulate_media(forced_colors="active", color_scheme="dark")
     tab.go()
     assert contrast(tab) >= 4.5
@@ -492,7 +492,7 @@ def test_long_word_stays_inside_the_button(tab: Tab, site: Site, old: bool) -> N
     def expect_to_fit(element: Locator) -> None:
         expect(element).to_have_text(word)
         distances = box(element)
-        assert min(distances.values()) >= 32, distances
+        assert min(distances.values()) > 31.9, distances
         assert element.evaluate("(element) => element.scrollWidth <= element.clientWidth")
         assert tab.run("document.documentElement.scrollWidth <= innerWidth")
 
@@ -513,7 +513,7 @@ def test_button_is_at_the_end_of_the_line(tab: Tab, site: Site, direction: str, 
     tab.go()
     near, far = ("left", "right") if direction == "rtl" else ("right", "left")
     distances = box(tab.button)
-    assert (distances[near], distances["bottom"]) == (16, 16)
+    assert (distances[near], distances["bottom"]) == pytest.approx((16, 16), abs=0.1)
     assert distances[far] > 500
     expect(tab.button).to_have_css("direction", "ltr")
     # Beside the button, the page can still be clicked.
@@ -529,8 +529,9 @@ def test_button_avoids_the_bars_of_a_phone(tab: Tab, site: Site, direction: str)
     devtools(tab).send("Emulation.setSafeAreaInsetsOverride", {"insets": {"bottom": 34, "left": 44, "right": 50}})
     tab.go()
     distances = box(tab.button)
-    assert distances["bottom"] == 16 + 34
-    assert distances["left" if direction == "rtl" else "right"] == 16 + (44 if direction == "rtl" else 50)
+    assert distances["bottom"] == pytest.approx(16 + 34, abs=0.1)
+    side, inset = ("left", 44) if direction == "rtl" else ("right", 50)
+    assert distances[side] == pytest.approx(16 + inset, abs=0.1)
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["", "without style sheets"])
@@ -551,7 +552,7 @@ def test_style_does_not_violate_a_strict_policy(tab: Tab, site: Site, old: bool)
     loader().abort()
     expect(tab.button).to_have_count(0)
     expect(status).to_have_css("background-color", "rgb(31, 95, 168)")
-    assert box(status)["right"] == 16
+    assert box(status)["right"] == pytest.approx(16, abs=0.1)
     assert tab.run("violations") == []
 
 

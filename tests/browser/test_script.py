@@ -96,7 +96,7 @@ def test_hubspot_that_arrives_late(tab: Tab, site: Site) -> None:
 
 
 def test_visitor_who_dismissed_the_welcome_message_is_identified(tab: Tab, site: Site) -> None:
-    """HubSpot reports this as an interaction, and nothing afterwards. The chat is not in use, and a log-in reaches it."""
+    """HubSpot reports this as an interaction, and nothing afterwards. The chat is not in use: a log-in reaches it."""
     site.page("/", TAG, loader="welcome")
     site.responses = [identity_response(None), identity_response("a", ADA)]
     tab.go()

@@ -13,21 +13,20 @@ const nextStep = runInThisContext(readFileSync(SCRIPT, "utf-8")); // what the sc
 
 const SECOND = 1000;
 const NOW = 100 * SECOND;
-const container = { isConnected: true };
 
 const IDENTIFIED = { visitor: { subject: "ada", token: "token" }, widget: { token: "token" } };
 const ANONYMOUS = { visitor: { subject: "", token: "" }, widget: { token: "" } };
-const NOT_LOADED = { widget: { phase: "loading", token: undefined, containers: [] }, status: {} };
-const PENDING = { widget: { phase: "loading", containers: [] }, status: { pending: true } };
-const HIDDEN = { widget: { phase: "hidden", containers: [] }, status: {} };
-const REMOVED = { widget: { phase: "waiting", containers: [] }, status: {} };
+const NOT_LOADED = { widget: { phase: "loading", token: undefined }, status: {} };
+const PENDING = { widget: { phase: "loading" }, status: { pending: true } };
+const HIDDEN = { widget: { phase: "hidden" }, status: {} };
+const REMOVED = { widget: { phase: "waiting" }, status: {} };
 const secondsAgo = (seconds) => ({ widget: { calledAt: NOW - seconds * SECOND } });
 
 /** Merges the records of several states. */
 function state(...changes) {
   const merged = {
     visitor: { failures: 0 },
-    widget: { phase: "ready", containers: [container], calledAt: NOW - 60 * SECOND },
+    widget: { phase: "ready", calledAt: NOW - 60 * SECOND },
     page: { wantsChat: true, hasLoader: true },
     status: { loaded: true, pending: false },
   };
@@ -94,10 +93,9 @@ const cases = [
   ["another address, a refresh without response", "refresh", secondsAgo(15), { widget: { needsRefresh: true, isRefreshing: true } }],
 
   // The container
-  ["the body was replaced", "rebuild", { widget: { containers: [{ isConnected: false }] } }],
-  ["the body was replaced, chat in use", "rebuild", { widget: { containers: [{ isConnected: false }], inUse: true } }],
-  ["injected markup has the container's id", "announce", { widget: { containers: [{ isConnected: false }, container] } }],
-  ["the body was replaced, a second after the last call", "wait", secondsAgo(1), { widget: { containers: [{ isConnected: false }] } }],
+  ["the body was replaced", "rebuild", { widget: { isContainerLost: true } }],
+  ["the body was replaced, chat in use", "rebuild", { widget: { isContainerLost: true, inUse: true } }],
+  ["the body was replaced, a second after the last call", "wait", secondsAgo(1), { widget: { isContainerLost: true } }],
   ["the page removed the widget, and wants it again", "rebuild", REMOVED],
   ["the page removed the widget", undefined, REMOVED, { page: { wantsChat: false } }],
 ];
@@ -107,7 +105,7 @@ for (const [title, step, ...changes] of cases) {
 }
 
 test("a step that has to wait is not lost, however early a timer is", () => {
-  const changes = [{ widget: { needsRefresh: true } }, { widget: { containers: [{ isConnected: false }] } }, NOT_LOADED];
+  const changes = [{ widget: { needsRefresh: true } }, { widget: { isContainerLost: true } }, NOT_LOADED];
   for (const change of changes) {
     for (const age of [0, 0.5, 1.199]) assert.equal(nextStep(state(change, secondsAgo(age)), NOW), "wait");
   }

@@ -59,7 +59,8 @@
    * token           undefined: not started, "": started for an anonymous visitor
    * isRefreshing    HubSpot has not responded to refresh() yet
    * containers      HubSpot's, and injected elements that look the same
-   * inUse           the visitor has opened the chat, so it must not be rebuilt
+   * isContainerLost the page's body was replaced
+   * inUse           the visitor has opened the chat, so it must not be refreshed
    * openWhenReady
    * mustReset       it shows the chat of a former visitor, and is hidden until it is reset
    * needsRefresh    the address has changed since HubSpot selected the chatflow
@@ -82,6 +83,9 @@
    */
   let config = ownProperties();
   const page = ownProperties({ address: currentAddress() });
+
+  /** @type {any[]} How the browser loaded the page. */
+  const [entry = {}] = performance.getEntriesByType("navigation");
 
   // ---- Helpers
 
@@ -305,14 +309,10 @@
     if (widget.mustReset && isStarted) return "reset";
     let step;
     if (!isStarted) step = "load";
-    else if (status.loaded ? isContainerLost(widget) : widget.phase === "waiting") step = "rebuild";
+    else if (status.loaded ? widget.isContainerLost : widget.phase === "waiting") step = "rebuild";
     else if (!widget.inUse && (hasNewToken(visitor, widget) || widget.needsRefresh)) step = "refresh";
     else return "announce";
     return now < widget.calledAt + 1200 ? "wait" : step; // HubSpot delays a call within a second of the previous one
-  }
-
-  function isContainerLost({ containers }) {
-    return containers[0] && !containers.some((element) => element.isConnected);
   }
 
   function hasNewToken(visitor, widget) {
@@ -395,7 +395,7 @@
     beginCall(token);
     widget.phase = "loading";
     widget.containers = [];
-    widget.inUse = widget.isRefreshing = false;
+    widget.inUse = widget.isRefreshing = widget.isContainerLost = false;
   }
 
   // The only sign that HubSpot has responded to refresh(): no event and no property of the widget shows it.
@@ -453,8 +453,10 @@
 
   new MutationObserver(() => {
     updateVisibility();
-    // While the endpoint fails, its request is repeated anyway, and not for each change of the page.
-    if (!visitor.failures && isContainerLost(widget)) recheckVisitor(true);
+    if (!widget.containers[0] || widget.containers.some((element) => element.isConnected)) return;
+    widget.containers = []; // one request for each loss, however often the page changes
+    widget.isContainerLost = true;
+    recheckVisitor(true);
   }).observe(document, { __proto__: null, childList: true, subtree: true });
 
   /**
@@ -534,8 +536,6 @@
     if (!page.wantsChat) holdWidget();
     // The page was prerendered, prefetched or cached, so its visitor may be a former one. The transfer size of a page
     // from the network is 300 and the size of its body. From a cache it is 0, or 300 in WebKit.
-    /** @type {any[]} */
-    const [entry = {}] = performance.getEntriesByType("navigation");
     const isOldPage =
       documentValue("prerendering") || entry.activationStart || entry.deliveryType ||
       (!(entry.transferSize > 300) && (config.endpoint || entry.type === "back_forward"));
@@ -574,8 +574,10 @@
   /** Without consent: removes the chat, and what earlier pages stored. */
   function withdraw() {
     const { loaded, pending } = widgetStatus();
-    // What HubSpot has begun to load cannot be stopped.
-    if (pending || widget.isRefreshing || (page.hasLoader && !hubspot())) location.reload();
+    // What HubSpot has begun to load cannot be stopped. Not twice: the page may call update("never") at each start.
+    if ((pending || widget.isRefreshing || (page.hasLoader && !hubspot())) && entry.type !== "reload") {
+      location.reload();
+    }
     page.wantsChat = false;
     config["load-on"] = "never";
     setVisitor({ subject: null });

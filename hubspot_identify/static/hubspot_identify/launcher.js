@@ -164,9 +164,9 @@
       frame.blur();
       frame.focus();
     };
-    // In Firefox, the document that loads in a focused iframe does not get the focus, and an iframe of another site does
-    // not get the focus while a key is handled.
+    // A document that loads in a focused iframe does not get the focus.
     frame.addEventListener("load", onLoad);
+    // Firefox gives the focus to no iframe of another site while it handles a key.
     setTimeout(() => frame.focus());
   }
 
