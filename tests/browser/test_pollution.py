@@ -13,7 +13,10 @@ from playwright.sync_api import Request, expect
 from browser.conftest import ANONYMOUS, Tab
 from browser.site import ADA, EMBED_CODE, IDENTITY, LOADER, TAG, Site
 
-pytestmark = pytest.mark.browser
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.browsers("chromium", reason="The rules of the language decide, not the browser."),
+]
 
 EVE = {"email": "eve@example.com", "token": "token-of-eve", "expires_in": 3600}
 #: Properties with which an attacker could configure the script.

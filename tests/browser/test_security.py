@@ -8,7 +8,10 @@ from playwright.sync_api import expect
 from browser.conftest import ANONYMOUS, CONTAINER, Tab
 from browser.site import ADA, EMBED_CODE, IDENTITY, INJECTED_ELEMENT, LOADER, NONCE, TAG, Site
 
-pytestmark = pytest.mark.browser
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.browsers("chromium", reason="The rules of the language decide, not the browser."),
+]
 
 EVIL = "http://evil.test/**"
 SCRIPT = "/static/hubspot_identify/identify.js"
