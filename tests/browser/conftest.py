@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -80,6 +80,7 @@ class Tab(PortableTab):
         super().__init__(site)
         self.page = page
         self.errors: list[str] = []
+        self._held: list[Route] = []
         page.add_init_script(RECORDER)
         page.on("pageerror", self._add_error)
 
@@ -188,7 +189,12 @@ class Tab(PortableTab):
     def hold(self, address: str) -> Callable[[], Route]:
         """Hold a request. Return a function that waits for the request and returns its route."""
         held: list[Route] = []
-        self.page.route(address, lambda route: held.append(route))
+
+        def hold(route: Route) -> None:
+            held.append(route)
+            self._held.append(route)
+
+        self.page.route(address, hold)
 
         def wait_for_route() -> Route:
             deadline = time.monotonic() + TIMEOUT / 1000
@@ -198,6 +204,12 @@ class Tab(PortableTab):
             return held.pop()
 
         return wait_for_route
+
+    def end_held_requests(self) -> None:
+        """End the requests that the test has left without a response. Playwright's handlers would wait forever."""
+        for route in self._held:
+            with suppress(Error):  # the test has ended it
+                route.abort()
 
     def block(self, address: str) -> list[str]:
         """Let requests for an address fail. Return the list to which their URLs are added."""
@@ -223,6 +235,7 @@ def opened_tab(context: BrowserContext, site: Site) -> Iterator[Tab]:
     """Open a tab. An uncaught error in its pages fails the test."""
     tab = Tab(context.new_page(), site)
     yield tab
+    tab.end_held_requests()
     tab.page.unroute_all(behavior="ignoreErrors")
     assert tab.errors == []
 

@@ -114,6 +114,7 @@ def test_hubspot_events_are_passed_on_with_their_detail(tab: Tab, site: Site) ->
     tab.go()
     for name in ("ada", "grace"):
         tab.expect_visitor(name)
+        tab.wait_for_event("identified")
         tab.run("recordedEvents.length = 0")
         tab.run("names => names.forEach(name => __hubspotSandbox.emit(name, {of: name}))", HUBSPOT_EVENTS)
         events = [event for event in tab.run("recordedEvents") if event[1] == {"of": event[0]}]
