@@ -112,9 +112,8 @@ def running_display() -> Iterator[str]:
 
 def require_minibrowser() -> str:
     """Return the path of WebKit's small browser. Without it, the test is :func:`lacking`."""
-    for path in sorted(Path("/usr/lib").glob("*/webkit*gtk-*/MiniBrowser")):
-        return str(path)
-    return lacking("WebKit's MiniBrowser is not installed")
+    paths = sorted(Path("/usr/lib").glob("*/webkit*gtk-*/MiniBrowser"))
+    return str(paths[0]) if paths else lacking("WebKit's MiniBrowser is not installed")
 
 
 @contextmanager
