@@ -168,6 +168,7 @@ class Tab(PortableTab):
 
     def type_message(self, text: str) -> None:
         """Open the chat and type a message without sending it."""
+        self.wait_for_chat()
         self.click_in_chat(self.chat.locator("#launcher"))
         self.chat.get_by_label("Message").fill(text)
 
@@ -235,8 +236,8 @@ def opened_tab(context: BrowserContext, site: Site) -> Iterator[Tab]:
     """Open a tab. An uncaught error in its pages fails the test."""
     tab = Tab(context.new_page(), site)
     yield tab
-    tab.end_held_requests()
     tab.page.unroute_all(behavior="ignoreErrors")
+    tab.end_held_requests()
     assert tab.errors == []
 
 

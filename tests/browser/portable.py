@@ -105,12 +105,17 @@ class PortableTab(ABC):
         """Wait until there is exactly one chat, and HubSpot has identified this visitor in it."""
         self.wait_until(HAS_CHAT_FOR, [CONTAINER, email(name)])
 
+    def wait_for_chat(self) -> None:
+        """Wait until the chat reacts to the visitor."""
+        self.wait_until("window.__hubspotSandbox?.visitor")
+
     def wait_for_visibility(self, is_visible: bool) -> None:
         """Wait until the chat is visible, or hidden or removed."""
         self.wait_until(f"is => {IS_VISIBLE} === is", is_visible)
 
     def send_message(self, text: str) -> None:
         """Open the chat and send a message."""
+        self.wait_for_chat()
         self.run_in_chat(SEND_MESSAGE, text)
         self.wait_for_event("conversationStarted")
 

@@ -243,7 +243,7 @@ def test_blocked_loader_leaves_a_working_page(tab: Tab, site: Site) -> None:
 def test_loader_without_a_response_fails_after_15_seconds(tab: Tab, site: Site) -> None:
     """The page gets an event, also where the site's own embed code adds the loader."""
     site.page("/", f'{{% hubspot_identify account="embedded" %}}{EMBED_CODE}')
-    tab.page.route("**/sandbox/loader/**", lambda route: None)
+    tab.hold("**/sandbox/loader/**")
     tab.page.clock.install(time=0)
     tab.page.clock.pause_at(1000)
     site.responses = [identity_response("subject-of-ada", ADA)]
