@@ -44,52 +44,54 @@
    * subject         undefined: not known yet, "": anonymous, otherwise an opaque digest
    * email, token    "": anonymous, not identified yet, or expired
    * request         the request in progress; the response to an older one is ignored
-   * requestedAt
-   * failures        of the endpoint, in succession
+   * requestedAt     when the last request was sent
+   * failures        failed requests in succession
    * mayHaveChanged  since the last response; if the next request fails, the subject is no longer trusted
-   * isUncertain     a visitor was here before, and the present one is unknown: no chat is visible
-   * overruled       the stored subject that was overwritten, although the visitor was the same
+   * isUncertain     there was a visitor, and whether the present one is the same is unknown: no chat is visible
+   * overruled       another tab's stored subject, which this tab has replaced with its own once already
    */
   const visitor = ownProperties({ failures: 0 });
 
   /**
    * HubSpot's widget:
    *
-   * phase           "waiting", then "loading", then "ready", "hidden" or "failed"
+   * phase           "waiting", then "loading", then "ready", "hidden" (no chatflow for this address) or "failed"
    * token           undefined: not started, "": started for an anonymous visitor
    * isRefreshing    HubSpot has not responded to refresh() yet
-   * containers      HubSpot's, and injected elements that look the same
-   * isContainerLost the page's body was replaced
+   * containers      HubSpot's when the widget became ready, and injected elements that look the same
+   * isContainerLost the page has replaced its body, and the container was in it
    * inUse           the visitor has opened the chat, so it must not be refreshed
-   * openWhenReady
-   * mustReset       it shows the chat of a former visitor, and is hidden until it is reset
+   * openWhenReady   open() was called, and the chat is not open yet
+   * mustReset       it may belong to a former visitor or to the time before consent was withdrawn: no chat is visible
    * needsRefresh    the address has changed since HubSpot selected the chatflow
-   * announced       the last of "identified" and "anonymous" that was emitted
-   * restarted       once, after it was stuck
-   * object          HubSpot's, in which the event handlers are registered
-   * calledAt        when it was started or refreshed for the last time
-   * heldSettings    the settings object whose loadImmediately: false is this script's, or overruled by load() or open()
+   * announced       the last of "identified" and "anonymous" that was emitted, or ""
+   * restarted       it was stuck while it was loading, and has been rebuilt for that reason
+   * object          HubSpot's object in which the event handlers are registered
+   * calledAt        when it was last started, refreshed or reset
+   * heldSettings    the page's settings object in which this script may remove loadImmediately: false
    */
   const widget = ownProperties({ phase: "waiting", containers: [] });
 
   /**
    * The page:
    *
-   * config           the attributes of the script element
-   * address
-   * wantsChat        since LOAD_ON, load() or open(), and until consent is withdrawn or the page removes the widget
-   * hasLoader        HubSpot's script has been added, or is the page's own
-   * threadWhenLeft   for the back/forward cache
+   * address          when the chatflow was selected, without the fragment
+   * wantsChat        from the moment that LOAD_ON names, or from load() or open(), until consent is withdrawn or the
+   *                  page removes the widget
+   * hasLoader        HubSpot's script has been added, or the page adds it
+   * threadWhenLeft   HubSpot's cookie when the page went into the back/forward cache
    */
-  let config = ownProperties();
   const page = ownProperties({ address: currentAddress() });
+
+  /** The data attributes of the script element. Those of a later page in the same document replace them. */
+  let config = ownProperties();
 
   /** @type {any[]} How the browser loaded the page. */
   const [entry = {}] = performance.getEntriesByType("navigation");
 
   // ---- Helpers
 
-  /** Calls a function later. Replaces its earlier timer. */
+  /** Calls a function later. Replaces its earlier timer, which the function itself holds. */
   function schedule(action, delay) {
     clearTimeout(action.timer);
     action.timer = setTimeout(action, delay);
@@ -261,7 +263,7 @@
       if (status) observeWidget(status);
       steps[nextStep({ visitor, widget, page, status }, Date.now())]?.();
     } catch {
-      // Where the page has removed HubSpot's script elements, a reset fails.
+      // HubSpot's functions throw where the page has removed HubSpot's script elements.
       if (widget.mustReset) location.reload();
       else fail("widget");
     }
@@ -293,7 +295,7 @@
    * @param {number} now in milliseconds
    */
   function nextStep({ visitor, widget, page, status }, now) {
-    // Before the site has said who the visitor is, nothing is loaded, and a loaded chat stays as it is.
+    // While a request is in progress, nothing is loaded, and a loaded chat stays as it is.
     if (!page.wantsChat || visitor.request || visitor.isUncertain) return;
     const isStuck = now >= widget.calledAt + 15000;
     if (!page.hasLoader) return "addLoader";
@@ -378,7 +380,10 @@
       if (!widgetStatus().loaded) return;
       const kind = widget.token ? "identified" : "anonymous";
       if (widget.announced !== kind) emit((widget.announced = kind));
-      if (widget.openWhenReady) api.open();
+      if (!widget.openWhenReady) return;
+      widget.openWhenReady = false;
+      setInUse(true);
+      hubspot().widget.open();
     },
   };
 
@@ -425,7 +430,8 @@
     if (name === "widgetClosed") setInUse(false);
     if (name === "widgetHidden") {
       widget.phase = "hidden";
-      widget.openWhenReady = widget.inUse = false;
+      widget.openWhenReady = false;
+      setInUse(false);
     }
     reconcile();
   }
@@ -508,7 +514,7 @@
   addEventListener("pagehide", () => {
     page.threadWhenLeft = currentThread();
     visitor.isUncertain = true; // until the endpoint has confirmed who came back
-    reconcile();
+    updateVisibility();
   });
   addEventListener("pageshow", ({ persisted }) => {
     if (!persisted) return;
@@ -599,13 +605,9 @@
       reconcile();
     },
     open() {
-      widget.openWhenReady = widget.phase !== "ready" || !widgetStatus().loaded;
-      if (widget.openWhenReady) {
-        widget.needsRefresh ||= widget.phase === "hidden";
-        return api.load();
-      }
-      setInUse(true);
-      hubspot().widget.open();
+      widget.openWhenReady = true;
+      widget.needsRefresh ||= widget.phase === "hidden";
+      api.load();
     },
     close() {
       widget.openWhenReady = false;
@@ -626,7 +628,7 @@
       } else recheckVisitor(true);
     },
     reset() {
-      visitor.subject ||= "former";
+      visitor.subject ||= "any"; // so that there is a former visitor
       setVisitor({ subject: null });
     },
     status: () => ({ ...widgetStatus(), state: widget.phase, identified: widget.announced === "identified" }),
