@@ -95,7 +95,7 @@ class Site:
 
     def __init__(self) -> None:
         self.origin = ""
-        #: Markup before that of each page.
+        #: Markup before that of each page that is HTML.
         self.head = ""
         self.pages: dict[str, Page] = {}
         self.requests: list[str] = []
@@ -187,7 +187,8 @@ def show_page(request: HttpRequest) -> HttpResponse:
     if page is None:
         return HttpResponse("There is no such page.", status=404)
     context = Context({"request": request, "user": request.user})
-    html = str(ENGINE.from_string("{% load hubspot_identify %}" + site.head + page.template).render(context))
+    head = "" if "Content-Type" in page.headers else site.head
+    html = str(ENGINE.from_string("{% load hubspot_identify %}" + head + page.template).render(context))
     # The chat's iframe is on another origin than the page, as HubSpot's is.
     options = f"frame=http://{CHAT_HOST}:{request.get_port()}&{page.loader}".rstrip("&").replace("&", "&amp;")
     html = html.replace(f"loader/{PORTAL}.js", f"loader/{PORTAL}.js?{options}")

@@ -16,6 +16,8 @@ INLINE = '{% hubspot_identify account="inline" %}'
 INTERACTION = '{% hubspot_identify account="interaction" %}'
 CONSENT = '{% hubspot_identify account="consent" %}'
 MESSAGE = "from before the log-in"
+#: The values of HubSpot's cookie, of which there is one for each domain.
+THREADS = "() => Array.from(document.cookie.matchAll(/messagesUtk=([^;]*)/g), ([, value]) => value)"
 LIBRARIES = {"htmx": "htmx.org/dist/htmx.min.js", "Turbo": "@hotwired/turbo/dist/turbo.es2017-umd.js"}
 
 
@@ -137,6 +139,51 @@ def test_second_tab_notices_the_change(
     other.expect_visitor(following)
     tab.expect_visitor(following)
     assert (tab.settings.get("identificationEmail") is None) == (following == ANONYMOUS)
+
+
+@pytest.mark.parametrize("place", ["next page", "same page"])
+def test_log_out_ends_a_conversation_of_the_parent_domain(tab: PortableTab, site: Site, place: str) -> None:
+    """HubSpot continues it on subdomains, with a cookie for each host. Its clear() deletes only that of one host."""
+    site.page("/", TAG)
+    tab.go()
+    tab.send_message(MESSAGE)
+    thread = tab.cookie("messagesUtk")
+    site.origin = site.origin.replace("www.", "app.")
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    assert tab.run(THREADS) == [thread, thread]
+    if place == "next page":
+        tab.log_out()
+    else:
+        log_out_in_the_page(tab)
+    tab.expect_visitor(ANONYMOUS)
+    tab.wait_for_event("anonymous")
+    assert len(set(tab.run(THREADS)) - {thread}) == len(tab.run(THREADS)) == 1
+    assert MESSAGE not in chat_text(tab)
+
+
+def log_out_in_the_page(tab: PortableTab) -> None:
+    """Log out by a request of a script. The document stays."""
+    tab.run("fetch('/logout/').then(() => hubspotIdentify.update())")
+
+
+def test_refresh_in_progress_does_not_identify_the_next_visitor(tab: PortableTab, site: Site) -> None:
+    """HubSpot passes its response to whichever chat is in the page. The reset waits for the response."""
+    site.page("/", TAG)
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    tab.wait_for_event("identified")
+    tab.run("__hubspotSandbox.options.latency = 1000, hubspotIdentify.refresh()")
+    tab.wait_for_log("call", 2)
+    log_out_in_the_page(tab)
+    tab.wait_for_event("reset")
+    tab.wait_for_visibility(False)
+    tab.wait_for_event("anonymous")
+    tab.expect_visitor(ANONYMOUS)
+    tab.wait_for_visibility(True)
+    shown = tab.logged("shown")
+    (reset,) = tab.logged("reset")
+    assert {entry["visitor"] for entry in shown if entry["at"] > reset["at"]} == {ANONYMOUS}
 
 
 # ---- interaction

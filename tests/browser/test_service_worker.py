@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from pytest_django import Settings
 
 from browser.conftest import Tab
-from browser.site import ADA, GRACE, IDENTITY, TAG, Page, Site, require_package, running_site
+from browser.portable import PortableTab
+from browser.site import ADA, GRACE, IDENTITY, SECURE_HOST, TAG, Page, Site, require_package, running_site
 
 pytestmark = pytest.mark.browser
+all_browsers = pytest.mark.browsers("chromium", "firefox", "webkit", reason="Each has a cache of its own.")
 
-HOST = "127.0.0.1"  # browsers run service workers only for pages of secure origins
 MIDDLEWARE = "hubspot_identify.middleware.IdentifiedPageMiddleware"
 INLINE = '{% hubspot_identify account="inline" %}'
 #: The cache-first strategy of Workbox: a failure to store a response does not affect the page.
@@ -39,24 +40,28 @@ STORED = """async () => {
 
 @pytest.fixture(params=[()], ids=["plain"])
 def site(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Site]:
-    with running_site(settings, HOST, *request.param) as site:
+    with running_site(settings, SECURE_HOST, *request.param) as site:
         site.pages["/worker.js"] = Page(WORKER, headers={"Content-Type": "text/javascript"})
         site.page("/start/", "<script>navigator.serviceWorker.register('/worker.js')</script>")
         yield site
 
 
-def start_worker(tab: Tab) -> None:
+def start_worker(tab: PortableTab) -> None:
     tab.go("/start/")
     tab.wait_until("navigator.serviceWorker.controller")
 
 
-def stored(tab: Tab) -> list[str]:
+def stored(tab: PortableTab) -> list[str]:
     paths: list[str] = tab.run(STORED)
     return paths
 
 
-def test_worker_that_stores_everything_does_not_store_the_identity(tab: Tab, site: Site) -> None:
+@all_browsers
+def test_worker_that_stores_everything_does_not_store_the_identity(
+    open_tab: Callable[[], PortableTab], site: Site
+) -> None:
     """The page and the script come from the worker's cache. The next user of the browser is identified."""
+    tab = open_tab()
     site.page("/", TAG)
     start_worker(tab)
     tab.log_in("ada")
@@ -75,8 +80,12 @@ def test_worker_that_stores_everything_does_not_store_the_identity(tab: Tab, sit
 @pytest.mark.parametrize(
     ("site", "requests"), [((), 1), ((MIDDLEWARE,), 2)], ids=["plain", "middleware"], indirect=["site"]
 )
-def test_inline_page_of_a_former_user_is_not_trusted(tab: Tab, site: Site, requests: int) -> None:
+@all_browsers
+def test_inline_page_of_a_former_user_is_not_trusted(
+    open_tab: Callable[[], PortableTab], site: Site, requests: int
+) -> None:
     """With the middleware, the worker does not store the page. Without it, the script requests the visitor."""
+    tab = open_tab()
     site.page("/", INLINE)
     start_worker(tab)
     tab.log_in("ada")

@@ -125,51 +125,12 @@ def test_browser_without_storage(tab: Tab, site: Site) -> None:
     assert "reset" not in tab.events
 
 
-@pytest.mark.parametrize("place", ["next page", "same page"])
-def test_log_out_ends_a_conversation_of_the_parent_domain(tab: Tab, site: Site, place: str) -> None:
-    """HubSpot continues it on subdomains, with a cookie for each host. Its clear() deletes only that of one host."""
-    site.page("/", TAG)
-    add_conversation(tab)
-    site.origin = site.origin.replace("www.", "app.")
-    tab.log_in("ada")
-    tab.expect_visitor("ada")
-    assert tab.cookie_domains("messagesUtk") == {".shop.test", ".app.shop.test"}
-    if place == "next page":
-        tab.log_out()
-    else:
-        log_out_in_the_page(tab)
-    tab.expect_visitor(ANONYMOUS)
-    tab.wait_for_event("anonymous")
-    assert tab.cookie_domains("messagesUtk") == {".app.shop.test"}
-    assert tab.cookie("messagesUtk") != THREAD
-    expect(tab.chat.get_by_text(MESSAGE)).to_have_count(0)
-
-
 # ---- in the same document
 
 
 def log_out_in_the_page(tab: Tab) -> None:
     """Log out by a request of a script. The document stays."""
     tab.run("fetch('/logout/').then(() => hubspotIdentify.update())")
-
-
-def test_refresh_in_progress_does_not_identify_the_next_visitor(tab: Tab, site: Site) -> None:
-    """HubSpot passes its response to whichever chat is in the page. The reset waits for the response."""
-    site.page("/", TAG)
-    tab.log_in("ada")
-    tab.expect_visitor("ada")
-    tab.wait_for_event("identified")
-    tab.run("__hubspotSandbox.options.latency = 1000; hubspotIdentify.refresh()")
-    tab.wait_for_log("call", 2)
-    log_out_in_the_page(tab)
-    tab.wait_for_event("reset")
-    expect(tab.container).to_be_hidden()
-    tab.wait_for_event("anonymous")
-    tab.expect_visitor(ANONYMOUS)
-    expect(tab.container).to_be_visible()
-    shown = tab.logged("shown")
-    (reset,) = tab.logged("reset")
-    assert {entry["visitor"] for entry in shown if entry["at"] > reset["at"]} == {ANONYMOUS}
 
 
 def test_chat_opened_before_a_reset_is_that_of_the_next_visitor(tab: Tab, site: Site) -> None:

@@ -131,3 +131,15 @@ def running_webkit(display: str) -> Iterator[WebKitGTK]:
     driver.set_script_timeout(TIMEOUT / 1000)
     yield driver
     driver.quit()
+
+
+@contextmanager
+def running_minibrowser(display: str, folder: Path, url: str) -> Iterator[None]:
+    """Run WebKit as a user does, without control by the test, and open a page. Its profile is in the folder."""
+    environment = {**os.environ, "DISPLAY": display, "XDG_CACHE_HOME": str(folder), "XDG_DATA_HOME": str(folder)}
+    command = [require_minibrowser(), url]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as browser:
+        try:
+            yield
+        finally:
+            browser.terminate()
