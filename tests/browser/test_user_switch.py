@@ -10,7 +10,7 @@ from django.http import HttpResponse
 from playwright.sync_api import Route, expect
 
 from browser.conftest import ANONYMOUS, STORED_SUBJECT, Tab
-from browser.site import ADA, EMBED_CODE, IDENTITY, LOADER, TAG, Site, identity_response
+from browser.site import ADA, EMBED_CODE, GRACE, IDENTITY, LOADER, TAG, Site, identity_response
 
 pytestmark = pytest.mark.browser
 
@@ -129,6 +129,28 @@ def test_chat_is_not_loaded_for_a_remembered_visitor_until_the_endpoint_responds
     tab.expect_visitor(ANONYMOUS)
     assert tab.run(STORED_SUBJECT) is None
     assert tab.events == ["failed", "reset", "ready", "anonymous"]
+
+
+def test_response_without_a_token_is_not_used_if_the_next_request_fails(tab: Tab, site: Site) -> None:
+    """The session has ended while the browser waited for the token."""
+    site.page("/", TAG)
+    site.responses = [identity_response("a", status=202), redirect_to_login()]
+    tab.go()
+    tab.wait_for_event("failed")
+    assert tab.run(STORED_SUBJECT) is None
+
+
+def test_former_visitors_chat_is_hidden_while_the_next_visitor_has_no_token(tab: Tab, site: Site) -> None:
+    """The endpoint has named another visitor, whose token it has to request from HubSpot."""
+    site.page("/", TAG)
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    site.responses = [*[identity_response("g", status=202) for _ in range(3)], identity_response("g", GRACE)]
+    tab.run("hubspotIdentify.update()")
+    tab.wait_for_visibility(False)
+    assert site.responses
+    tab.expect_visitor("grace")
+    tab.wait_for_visibility(True)
 
 
 @pytest.mark.parametrize("response", [login_page, unavailable])

@@ -166,6 +166,24 @@ def test_refresh_of_a_former_visitor_without_response_reloads_the_page(tab: Tab,
     tab.expect_visitor(ANONYMOUS)
 
 
+def test_page_with_a_late_chat_of_a_former_visitor_is_reloaded(tab: Tab, site: Site) -> None:
+    """A load that took too long was repeated, and both will display a chat."""
+    site.page("/", TAG, loader="delay=20000")
+    tab.fake_clock()
+    tab.log_in("ada")
+    tab.wait_for_log("call answered")
+    tab.skip(16_000)
+    tab.wait_for_log("call answered", 2)
+    tab.skip(5_000)
+    tab.expect_visitor("ada")
+    with tab.page.expect_navigation():
+        log_out_in_the_page(tab)
+        tab.skip(1000)
+    tab.wait_for_log("call answered")
+    tab.skip(21_000)
+    tab.expect_visitor(ANONYMOUS)
+
+
 def test_former_chat_that_is_still_loading_is_never_visible(tab: Tab, site: Site) -> None:
     """Nothing cancels the load. The former visitor's chat appears, hidden, and is reset."""
     site.page("/", TAG, loader="latency=1000")

@@ -60,6 +60,7 @@ const cases = [
 
   // Start
   ["the visitor is known", "load", NOT_LOADED],
+  ["HubSpot's script was added just now", "load", NOT_LOADED, secondsAgo(0)],
   ["the visitor is anonymous", "load", NOT_LOADED, { visitor: { token: "" } }],
   ["a former visitor's chat was never loaded", "load", NOT_LOADED, { widget: { mustReset: true } }],
 
@@ -67,7 +68,7 @@ const cases = [
   ["pending", "wait", PENDING, secondsAgo(14)],
   ["neither loaded nor pending yet", "wait", { widget: { phase: "loading" }, status: {} }, secondsAgo(1)],
   ["stuck", "rebuild", PENDING, secondsAgo(15)],
-  ["stuck for the second time", "giveUp", PENDING, secondsAgo(15), { widget: { restarted: true } }],
+  ["stuck for the second time", "giveUp", PENDING, secondsAgo(15), { widget: { wasStuck: true } }],
   ["stuck, but the visitor has opened it", "wait", PENDING, secondsAgo(99), { widget: { inUse: true } }],
   ["of a former visitor", "wait", PENDING, secondsAgo(14), { widget: { mustReset: true } }],
   ["of a former visitor, stuck", "reloadPage", PENDING, secondsAgo(15), { widget: { mustReset: true } }],
@@ -78,6 +79,7 @@ const cases = [
   ["a former visitor's chat in use", "reset", { widget: { mustReset: true, inUse: true } }],
   ["a former visitor's chat, hidden by HubSpot", "reset", HIDDEN, { widget: { mustReset: true } }],
   ["a former visitor's chat, loaded just now", "reset", secondsAgo(0), { widget: { mustReset: true } }],
+  ["a former visitor's chat that was stuck", "reloadPage", { widget: { mustReset: true, wasStuck: true } }],
   ["a former visitor's refresh is in progress", "wait", secondsAgo(14), { widget: { mustReset: true, isRefreshing: true } }],
   ["a former visitor's refresh gets no response", "reloadPage", secondsAgo(15), { widget: { mustReset: true, isRefreshing: true } }],
 
@@ -105,7 +107,7 @@ for (const [title, step, ...changes] of cases) {
 }
 
 test("a step that has to wait is not lost, however early a timer is", () => {
-  const changes = [{ widget: { needsRefresh: true } }, { widget: { isContainerLost: true } }, NOT_LOADED];
+  const changes = [{ widget: { needsRefresh: true } }, { widget: { isContainerLost: true } }];
   for (const change of changes) {
     for (const age of [0, 0.5, 1.199]) assert.equal(nextStep(state(change, secondsAgo(age)), NOW), "wait");
   }

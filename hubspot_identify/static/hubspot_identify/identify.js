@@ -2,8 +2,8 @@
  * Loads HubSpot's chat and identifies the visitor of the site in it.
  *
  * Three records describe the state: `visitor` (who uses the site, according to the site), `widget` (what HubSpot's
- * widget shows, and for whom) and `page`. Every event changes a record and then calls reconcile(). reconcile() takes at
- * most one step, which nextStep() selects from the state without changing it.
+ * widget shows, and for whom) and `page` (its address, and whether it wants a chat). Every event changes a record. Then,
+ * or when the site has responded, reconcile() takes at most one step, which nextStep() selects without a side effect.
  *
  * The data attributes of this script's own element configure it: endpoint, loader, load-on, widget, subject, identity,
  * launcher, labels. window.hubspotIdentify controls it. It emits hubspot-identify:* on document. See docs/browser.rst.
@@ -42,8 +42,8 @@
    * Who uses the site:
    *
    * subject         undefined: not known yet, "": anonymous, otherwise an opaque digest
-   * email, token    "": anonymous, not identified yet, or expired
-   * request         the request in progress; the response to an older one is ignored
+   * email, token    "": anonymous, not identified yet, expired, or the last request failed
+   * request         the request that is due or in progress: no step is taken, and the response to an older one is ignored
    * requestedAt     when the last request was sent
    * failures        failed requests in succession
    * mayHaveChanged  since the last response; if the next request fails, the subject is no longer trusted
@@ -56,7 +56,7 @@
    * HubSpot's widget:
    *
    * phase           "waiting", then "loading", then "ready", "hidden" (no chatflow for this address) or "failed"
-   * token           undefined: not started, "": started for an anonymous visitor
+   * token           with which it was last called; undefined: never started, "": anonymous, or rebuilt
    * isRefreshing    HubSpot has not responded to refresh() yet
    * containers      HubSpot's when the widget became ready, and injected elements that look the same
    * isContainerLost the page has replaced its body, and the container was in it
@@ -65,9 +65,9 @@
    * mustReset       it may belong to a former visitor or to the time before consent was withdrawn: no chat is visible
    * needsRefresh    the address has changed since HubSpot selected the chatflow
    * announced       the last of "identified" and "anonymous" that was emitted, or ""
-   * restarted       it was stuck while it was loading, and has been rebuilt for that reason
+   * wasStuck        its load took too long, so it was rebuilt; the late load may still display a chat
    * object          HubSpot's object in which the event handlers are registered
-   * calledAt        when it was last started, refreshed or reset
+   * calledAt        when its script was added, or when it was last started, refreshed or reset
    * heldSettings    the page's settings object in which this script may remove loadImmediately: false
    */
   const widget = ownProperties({ phase: "waiting", containers: [] });
@@ -91,7 +91,7 @@
 
   // ---- Helpers
 
-  /** Calls a function later. Replaces its earlier timer, which the function itself holds. */
+  /** Calls a function later. Replaces the function's earlier timer, which is stored in its property `timer`. */
   function schedule(action, delay) {
     clearTimeout(action.timer);
     action.timer = setTimeout(action, delay);
@@ -131,14 +131,14 @@
    */
   function deleteChatCookies() {
     for (const [name] of cookies().matchAll(/(messagesUtk|hs-messages-[^=;]*)=/g)) {
-      // Browsers refuse cookies for a top-level domain, and Firefox logs it.
+      // Not for the top-level domain: browsers refuse such a cookie, and Firefox logs it.
       for (let domain = `.${location.hostname}`; domain; domain = domain.replace(/\.[^.]*(\.[^.]*$)?/, "")) {
         Reflect.set(Document.prototype, "cookie", `${name}; max-age=0; path=/; domain=${domain}`, document);
       }
     }
   }
 
-  /** The subject that this or another tab has stored. If storage is unavailable, no other visitor is known. */
+  /** Reads the subject that this or another tab has stored, or changes it. Without storage, no other visitor is known. */
   function storedSubject(method = "getItem", ...values) {
     try {
       return localStorage[method]("hubspot-identify:subject", ...values) ?? "";
@@ -152,7 +152,7 @@
     Object.assign(settings, { ...JSON.parse(config.widget || null), ...settings });
     delete settings.identificationEmail;
     delete settings.identificationToken;
-    // "" hides an inherited value from HubSpot.
+    // HubSpot would read an inherited value. An own property hides it, also if it is "".
     if (visitor.token || settings.identificationToken) {
       settings.identificationEmail = visitor.email;
       settings.identificationToken = visitor.token;
@@ -162,7 +162,10 @@
 
   // ---- The visitor
 
-  /** Requests the visitor again. Until the response arrives, the widget stays as it is. */
+  /**
+   * Requests the visitor again, or forgets the visitor if no chat is wanted. Until the response arrives, the widget stays
+   * as it is. A chat that is loading is displayed when it has loaded.
+   */
   function recheckVisitor(mayHaveChanged) {
     visitor.mayHaveChanged ||= mayHaveChanged;
     if (!config.endpoint && !mayHaveChanged) return reconcile();
@@ -192,15 +195,19 @@
           cache: "no-store",
           redirect: "manual",
         });
+        if (request !== visitor.request) return;
         // A redirect (status 0) or another page in place of the response suggests that the session has ended.
+        // setVisitor() undoes this if the response is valid.
         visitor.mayHaveChanged ||= response.status < 500;
-        if (response.ok) answer = await response.json();
-        if (response.status !== 202 || request !== visitor.request) break;
+        answer = response.ok && (await response.json());
+        if (response.status !== 202) break;
+        visitor.isUncertain ||= visitor.subject && visitor.subject !== answer.subject; // hides the former visitor's chat
+        updateVisibility();
         steps.addLoader(); // HubSpot's script can be fetched in the meantime
         await new Promise((resolve) => setTimeout(resolve, delay));
       }
     } catch {
-      // Without a response the visitor is unknown.
+      answer = undefined; // without a response the visitor is unknown, whatever an earlier one said
     }
     if (request !== visitor.request) return;
     // Another tab has stored a different visitor since the request: the response may be older than the change.
@@ -208,7 +215,7 @@
     else setVisitor(answer);
   }
 
-  /** Takes {subject, identity}. With anything else the visitor is unknown. */
+  /** Takes {subject, identity} or {enabled: false}. With anything else the visitor is unknown. */
   function setVisitor(answer) {
     clearTimeout(requestVisitor.timer);
     visitor.request = undefined;
@@ -216,24 +223,24 @@
     if (enabled === false) return withdraw();
     setIdentity(subject && identity); // before a reset, during which HubSpot reads it
     const stored = storedSubject();
-    const former = visitor.subject || stored;
+    const remembered = visitor.subject || stored;
     if (subject === undefined) {
       if (!visitor.failures++) emit("failed", { reason: "endpoint" });
-      visitor.isUncertain = former && (visitor.mayHaveChanged || stored !== visitor.subject);
+      visitor.isUncertain = remembered && (visitor.mayHaveChanged || stored !== visitor.subject);
       // After 2 s, then after twice as long each time, at most after 5 min.
-      if (former && config.endpoint) schedule(requestVisitor, Math.min(1000 * 2 ** visitor.failures, 3e5));
+      if (remembered && config.endpoint) schedule(requestVisitor, Math.min(1000 * 2 ** visitor.failures, 3e5));
       return reconcile();
     }
-    const known = subject ?? "";
+    const present = subject ?? "";
     // One session can have different subjects in two tabs (two accounts). They overwrite each other only once.
-    if (stored !== known && (known !== visitor.subject || stored !== visitor.overruled)) {
-      visitor.overruled = known === visitor.subject && stored;
-      storedSubject(known ? "setItem" : "removeItem", known);
+    if (stored !== present && (present !== visitor.subject || stored !== visitor.overruled)) {
+      visitor.overruled = present === visitor.subject && stored;
+      storedSubject(present ? "setItem" : "removeItem", present);
     }
-    visitor.subject = known;
+    visitor.subject = present;
     visitor.failures = 0;
     visitor.mayHaveChanged = visitor.isUncertain = false;
-    if (former && former !== known) {
+    if (remembered && remembered !== present) {
       widget.mustReset = true;
       deleteChatCookies();
       emit("reset");
@@ -283,7 +290,8 @@
     if (pending || widget.isRefreshing) return;
     if (loaded) onWidgetReady();
     else if (widget.phase === "ready") {
-      widget.phase = "waiting"; // the page has removed the widget
+      // The page has removed the widget, and wants it again only if open() has been called.
+      widget.phase = "waiting";
       page.wantsChat = widget.openWhenReady;
     }
   }
@@ -303,18 +311,18 @@
     const isStarted = widget.token !== undefined;
     const isLoading = status.pending || (isStarted && !status.loaded && widget.phase === "loading");
     if (isLoading || (widget.isRefreshing && (widget.mustReset || !isStuck))) {
-      // Nothing cancels HubSpot's request: the chat of the visitor for whom it was sent would be shown afterwards.
+      // Nothing cancels HubSpot's request: its response would show the former visitor's chat in place of the next one's.
       if (!isStuck || (widget.inUse && !widget.mustReset)) return "wait";
       if (widget.mustReset) return "reloadPage";
-      return widget.restarted ? "giveUp" : "rebuild";
+      return widget.wasStuck ? "giveUp" : "rebuild";
     }
-    if (widget.mustReset && isStarted) return "reset";
+    if (!isStarted) return "load";
+    if (widget.mustReset) return widget.wasStuck ? "reloadPage" : "reset";
     let step;
-    if (!isStarted) step = "load";
-    else if (status.loaded ? widget.isContainerLost : widget.phase === "waiting") step = "rebuild";
+    if (status.loaded ? widget.isContainerLost : widget.phase === "waiting") step = "rebuild";
     else if (!widget.inUse && (hasNewToken(visitor, widget) || widget.needsRefresh)) step = "refresh";
     else return "announce";
-    return now < widget.calledAt + 1200 ? "wait" : step; // HubSpot delays a call within a second of the previous one
+    return now < widget.calledAt + 1200 ? "wait" : step; // HubSpot delays a call that follows another one within a second
   }
 
   function hasNewToken(visitor, widget) {
@@ -360,7 +368,7 @@
 
     /** A rebuilt widget is anonymous. The next refresh() identifies it. */
     rebuild() {
-      widget.restarted = widget.phase === "loading";
+      widget.wasStuck ||= widget.phase === "loading";
       beginLoading("");
       hubspot().widget.remove();
       hubspot().widget.load();
@@ -391,7 +399,8 @@
     widget.token = token;
     widget.needsRefresh = false;
     widget.calledAt = Date.now();
-    // An injected element with this id would send the widget's requests, token included, to another address.
+    // With an injected element of this id, the widget would send its requests, token included, to another address. An own
+    // property hides the element.
     window.hsVars = windowValue("hsVars");
     steps.wait();
   }
@@ -514,16 +523,17 @@
   addEventListener("pagehide", () => {
     page.threadWhenLeft = currentThread();
     visitor.isUncertain = true; // until the endpoint has confirmed who came back
+    visitor.request = undefined; // a response to it would be older than the return
     updateVisibility();
   });
   addEventListener("pageshow", ({ persisted }) => {
     if (!persisted) return;
-    // A different thread means that another person used this browser in the meantime.
+    // A different thread may be that of another person, who has used this browser in the meantime.
     widget.mustReset ||= page.threadWhenLeft !== currentThread();
     recheckVisitor(true);
   });
   addEventListener("visibilitychange", () => {
-    // A log-in on a sibling host, or the end of the session, causes no event in this tab.
+    // A log-in on a sibling host, or a session that ends without a page of this script, causes no event in this tab.
     if (!documentValue("hidden")) schedule(recheckVisitor, visitor.requestedAt + 5000 - Date.now());
   });
   addEventListener("online", () => visitor.failures && recheckVisitor());
@@ -536,7 +546,7 @@
     for (const { name, value } of script.attributes) next[name.slice(5)] = value; // without "data-"
     delete script.dataset.subject;
     delete script.dataset.identity;
-    if (config.loader && next.loader && next.loader !== config.loader) return; // of another account
+    if (config.loader && next.loader && next.loader !== config.loader) return; // HubSpot cannot replace the account
     const { subject, identity, launcher, labels = "", "load-on": loadOn } = (config = next);
     if (loadOn === "never") return withdraw();
     if (!page.wantsChat) holdWidget();
@@ -580,7 +590,8 @@
   /** Without consent: removes the chat, and what earlier pages stored. */
   function withdraw() {
     const { loaded, pending } = widgetStatus();
-    // What HubSpot has begun to load cannot be stopped. Not twice: the page may call update("never") at each start.
+    // Nothing cancels what HubSpot loads, so the page is reloaded, but only once: it may call update("never") at each
+    // start.
     if ((pending || widget.isRefreshing || (page.hasLoader && !hubspot())) && entry.type !== "reload") {
       location.reload();
     }
@@ -594,7 +605,6 @@
     widget.announced = "";
     emit("failed", { reason: "consent" });
     if (loaded) hubspot().widget.remove();
-    updateVisibility();
   }
 
   const api = (window.hubspotIdentify = {
@@ -619,7 +629,7 @@
       schedule(reconcile, 0); // several calls in one task make one refresh
     },
     update(change) {
-      // Another element may be injected markup, however it looks. No markup can be the one that is being executed.
+      // An element is accepted only while the browser executes it, which injected markup cannot imitate.
       if (change && change === documentValue("currentScript")) configure(change);
       else if (change === "never") withdraw();
       else if (change === "page") {
