@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -42,7 +43,10 @@ SKIP_DELAYS = """{
 
 
 #: Firefox reports as errors what a policy blocks, which the page records as a violation, and requests that end.
-FIREFOX_REPORTS = {"Content-Security-Policy", "Cross-Origin Request Blocked"}
+FIREFOX_REPORTS = re.compile(
+    "Content-Security-Policy|Cross-Origin Request Blocked|"
+    "NetworkError when attempting to fetch|ServiceWorker intercepted the request"
+)
 
 
 # Scoped to the package: no other test runs while Playwright's event loop runs in this thread (see support/browser.py).
@@ -80,12 +84,11 @@ class Tab(PortableTab):
         super().__init__(site)
         self.page = page
         self.errors: list[str] = []
-        self._held: list[Route] = []
         page.add_init_script(RECORDER)
         page.on("pageerror", self._add_error)
 
     def _add_error(self, error: Error) -> None:
-        if error.name not in FIREFOX_REPORTS:
+        if not FIREFOX_REPORTS.search(f"{error.name} {error}"):
             self.errors.append(str(error))
 
     # -- what each browser does in its own way
@@ -193,7 +196,6 @@ class Tab(PortableTab):
 
         def hold(route: Route) -> None:
             held.append(route)
-            self._held.append(route)
 
         self.page.route(address, hold)
 
@@ -205,12 +207,6 @@ class Tab(PortableTab):
             return held.pop()
 
         return wait_for_route
-
-    def end_held_requests(self) -> None:
-        """End the requests that the test has left without a response. Playwright's handlers would wait forever."""
-        for route in self._held:
-            with suppress(Error):  # the test has ended it
-                route.abort()
 
     def block(self, address: str) -> list[str]:
         """Let requests for an address fail. Return the list to which their URLs are added."""
@@ -237,7 +233,6 @@ def opened_tab(context: BrowserContext, site: Site) -> Iterator[Tab]:
     tab = Tab(context.new_page(), site)
     yield tab
     tab.page.unroute_all(behavior="ignoreErrors")
-    tab.end_held_requests()
     assert tab.errors == []
 
 

@@ -99,7 +99,7 @@ class PortableTab(ABC):
 
     def go_back(self, pages: int = 1) -> None:
         """Start to go back. Unlike the methods of the tools, this does not wait for the page, which may be restored."""
-        self.run("pages => history.go(-pages)", pages)
+        self.run("pages => { setTimeout(() => history.go(-pages)); }", pages)  # after the tool has got its response
 
     def expect_visitor(self, name: str) -> None:
         """Wait until there is exactly one chat, and HubSpot has identified this visitor in it."""
@@ -202,8 +202,10 @@ class WebKitTab(PortableTab):
         self._driver.switch_to.default_content()
 
     def wait_until(self, condition: str, argument: Any = None) -> None:
-        wait = WebDriverWait(self.driver, TIMEOUT / 1000, 0.05, [JavascriptException, AssertionError])
-        wait.until(lambda _: self.run(condition, argument), condition)
+        wait = WebDriverWait(self.driver, TIMEOUT / 1000, 0.05, [JavascriptException])
+        # An asynchronous script would never return if the browser opens another page at the same moment.
+        script = f"const value = ({condition}); return typeof value === 'function' ? value(...arguments) : value"
+        wait.until(lambda driver: driver.execute_script(script, argument), condition)
 
     def _element(self, selector: str) -> WebElement:
         wait = WebDriverWait(self.driver, TIMEOUT / 1000, 0.05)

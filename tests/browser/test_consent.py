@@ -165,6 +165,19 @@ def test_consent_withdrawn_while_the_chat_is_loading(tab: Tab, site: Site) -> No
 
 
 @pytest.mark.usefixtures("consenting")
+def test_consent_withdrawn_while_the_chat_is_loading_in_a_reloaded_page(tab: Tab, site: Site) -> None:
+    """The page is not reloaded a second time, which might have no end. The chat is removed when it has loaded."""
+    site.page("/", CHAT, loader="latency=1000")
+    tab.log_in("ada")
+    tab.page.reload()
+    tab.wait_for_log("call")
+    tab.run("hubspotIdentify.update('never')")
+    tab.wait_for_log("remove")
+    expect(tab.container).to_have_count(0)
+    assert "ready" not in tab.events
+
+
+@pytest.mark.usefixtures("consenting")
 def test_consent_given_again_in_the_same_page(tab: Tab, site: Site) -> None:
     """The visitor gets a chat without the conversation from before."""
     site.page("/", CHAT)

@@ -330,6 +330,35 @@ def test_chat_returns_after_an_address_without_one(tab: Tab, site: Site, how: st
     expect(tab.chat.locator("#panel")).to_be_visible(visible=how == "open")
 
 
+def test_chat_that_returns_is_not_loaded_again(tab: Tab, site: Site) -> None:
+    """HubSpot has removed it at an address without a chatflow, and displays it for the visitor at the next one."""
+    site.page("/", TAG)
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    tab.skip(2000)
+    for chat, calls in (("none", 2), ("", 3)):
+        tab.run("chat => { __hubspotSandbox.options.chat = chat; hubspotIdentify.refresh(); }", chat)
+        tab.skip(100)
+        tab.wait_for_log("call answered", calls)
+        tab.skip(2000)
+    tab.expect_visitor("ada")
+    tab.skip(3000)
+    assert tab.emails("drawn") == [ADA, ADA]
+    assert tab.logged("remove") == []
+
+
+def test_chat_is_identified_if_the_body_is_replaced_when_it_has_been_opened(tab: Tab, site: Site) -> None:
+    """The chat that replaces it is closed, although HubSpot's cookie says that the former one was open."""
+    site.page("/", TAG)
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    tab.skip(2000)
+    tab.type_message("half a sen")
+    tab.wait_for_event("userInteractedWithWidget")
+    tab.run("document.body.replaceWith(document.createElement('body'))")
+    expect_rebuilt_chat(tab, "ada", 2)
+
+
 def test_chat_that_the_page_removed_can_be_opened(tab: Tab, site: Site) -> None:
     """The page removes HubSpot's widget. It stays away until the page calls open()."""
     site.page("/", TAG)

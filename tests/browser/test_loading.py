@@ -652,6 +652,24 @@ def test_stuck_chat_is_restarted_after_15_seconds(tab: Tab, site: Site) -> None:
     assert tab.logged("reset") == []
 
 
+def test_visitor_is_identified_after_a_refresh_without_response(tab: Tab, site: Site) -> None:
+    """HubSpot's API fails when the visitor logs in. The refresh is repeated after 15 seconds."""
+    site.page("/", TAG)
+    site.responses = [identity_response(None), identity_response("a", ADA)]
+    tab.fake_clock()
+    tab.go()
+    tab.expect_visitor(ANONYMOUS)
+    tab.skip(2000)
+    tab.run("__hubspotSandbox.options.api = 'fail', hubspotIdentify.update()")
+    tab.skip(300)
+    tab.wait_until("hsConversationsSettings.identificationToken")
+    tab.skip(2000)
+    tab.wait_for_log("call failed")
+    tab.run("__hubspotSandbox.options.api = ''")
+    tab.skip(15_000)
+    tab.expect_visitor("ada")
+
+
 def test_chat_that_is_stuck_twice_fails(tab: Tab, site: Site) -> None:
     """The chat is restarted once. Then the page gets one event."""
     site.page("/", TAG, loader="api=fail")

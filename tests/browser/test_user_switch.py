@@ -10,6 +10,7 @@ from django.http import HttpResponse
 from playwright.sync_api import Route, expect
 
 from browser.conftest import ANONYMOUS, STORED_SUBJECT, Tab
+from browser.portable import IS_VISIBLE
 from browser.site import ADA, EMBED_CODE, GRACE, IDENTITY, LOADER, TAG, Site, identity_response
 
 pytestmark = pytest.mark.browser
@@ -129,6 +130,20 @@ def test_chat_is_not_loaded_for_a_remembered_visitor_until_the_endpoint_responds
     tab.expect_visitor(ANONYMOUS)
     assert tab.run(STORED_SUBJECT) is None
     assert tab.events == ["failed", "reset", "ready", "anonymous"]
+
+
+def test_chat_stays_hidden_if_the_widget_changes_the_style_of_its_container(tab: Tab, site: Site) -> None:
+    """The endpoint does not say who the visitor is."""
+    site.page("/", TAG)
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    fail(site, login_page)
+    tab.run("hubspotIdentify.update()")
+    tab.wait_for_visibility(False)
+    tab.run("HubSpotConversations.widget.open()")
+    tab.wait_for_log("event")
+    tab.wait_until("document.cookie.includes('hs-messages-is-open=true')")
+    assert not tab.run(IS_VISIBLE)
 
 
 def test_response_without_a_token_is_not_used_if_the_next_request_fails(tab: Tab, site: Site) -> None:

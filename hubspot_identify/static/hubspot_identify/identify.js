@@ -20,6 +20,7 @@
   const windowValue = (name) => Object.getOwnPropertyDescriptor(window, name) && window[name];
   const documentValue = (name) => Reflect.get(Document.prototype, name, document);
   const hubspot = () => windowValue("HubSpotConversations"); // load() replaces the object
+  const currentAddress = () => location.pathname + location.search;
   const widgetStatus = () => ownProperties(hubspot()?.widget?.status());
 
   /**
@@ -58,7 +59,7 @@
    * phase           "waiting", then "loading", then "ready", "hidden" (no chatflow for this address) or "failed"
    * token           with which it was last called; undefined: never started, "": anonymous, or rebuilt
    * isRefreshing    HubSpot has not responded to refresh() yet
-   * containers      HubSpot's when the widget became ready, and injected elements that look the same
+   * elements        its elements when it became ready, and injected ones that look the same
    * isContainerLost the page has replaced its body, and the container was in it
    * inUse           the visitor has opened the chat, so it must not be refreshed
    * openWhenReady   open() was called, and the chat is not open yet
@@ -70,7 +71,7 @@
    * calledAt        when its script was added, or when it was last started, refreshed or reset
    * heldSettings    the page's settings object in which this script may remove loadImmediately: false
    */
-  const widget = ownProperties({ phase: "waiting", containers: [] });
+  const widget = ownProperties({ phase: "waiting", elements: [] });
 
   /**
    * The page:
@@ -148,7 +149,7 @@
   }
 
   function writeSettings() {
-    const settings = (window.hsConversationsSettings = windowValue("hsConversationsSettings") || {});
+    const settings = (window.hsConversationsSettings = windowValue("hsConversationsSettings") ?? {});
     Object.assign(settings, { ...JSON.parse(config.widget || null), ...settings });
     delete settings.identificationEmail;
     delete settings.identificationToken;
@@ -281,14 +282,15 @@
     // A start or a reset has replaced HubSpot's object.
     if (widget.object !== hubspot()) {
       widget.object = hubspot();
-      for (const [name, handler] of eventHandlers) {
-        widget.object.off(name, handler);
-        widget.object.on(name, handler);
+      for (const nameAndHandler of eventHandlers) {
+        widget.object.off(...nameAndHandler);
+        widget.object.on(...nameAndHandler);
       }
     }
     if (loaded || pending) widget.token ??= ""; // the page has started it
     if (pending || widget.isRefreshing) return;
-    if (loaded) onWidgetReady();
+    if (loaded && config["load-on"] === "never") hubspot().widget.remove();
+    else if (loaded) onWidgetReady();
     else if (widget.phase === "ready") {
       // The page has removed the widget, and wants it again only if open() has been called.
       widget.phase = "waiting";
@@ -326,7 +328,7 @@
   }
 
   function hasNewToken(visitor, widget) {
-    return visitor.token && visitor.token !== widget.token;
+    return visitor.token && (visitor.token !== widget.token || widget.isRefreshing); // HubSpot has not responded
   }
 
   const steps = {
@@ -347,7 +349,7 @@
       if (!config.loader || document.querySelector('script#hs-script-loader, script[src*=".hs-scripts.com/"]')) return;
       const script = addScript(config.loader, config.nonce);
       script.id = "hs-script-loader"; // without this id the loader would add itself again
-      script.onerror = () => fail("loader");
+      script.onerror = steps.giveUp;
     },
 
     load() {
@@ -407,15 +409,15 @@
 
   function beginLoading(token) {
     beginCall(token);
+    clearTimeout(checkUse.timer);
     widget.phase = "loading";
-    widget.containers = [];
+    widget.elements = [];
     widget.inUse = widget.isRefreshing = widget.isContainerLost = false;
   }
 
   // The only sign that HubSpot has responded to refresh(): no event and no property of the widget shows it.
   new PerformanceObserver((list) => {
-    const isResponse = ({ name }) => name.includes("/livechat-public/");
-    if (!widget.isRefreshing || !list.getEntries().some(isResponse)) return;
+    if (!widget.isRefreshing || !list.getEntries().some(({ name }) => name.includes("/livechat-public/"))) return;
     setTimeout(() => {
       widget.isRefreshing = false;
       if (widget.phase === "ready" && !widgetStatus().loaded) widget.phase = "hidden"; // no chatflow for this address
@@ -454,55 +456,54 @@
   function onWidgetReady() {
     if (widget.phase === "ready") return;
     widget.phase = "ready";
-    widget.containers = findContainers();
+    widget.isContainerLost = false;
+    widget.elements = findChat();
     emit("ready");
   }
 
   /** Keeps htmx from storing the page while the chat is in use. */
   function setInUse(inUse) {
     widget.inUse = inUse;
-    for (const container of widget.containers) container.dataset.hxHistory = !inUse;
+    for (const element of widget.elements) element.dataset.hxHistory = !inUse;
   }
 
   // ---- The container, in pages whose body is replaced (htmx, Turbo)
 
   new MutationObserver(() => {
     updateVisibility();
-    if (!widget.containers[0] || widget.containers.some((element) => element.isConnected)) return;
-    widget.containers = []; // one request for each loss, however often the page changes
+    if (!widget.elements[0] || widget.elements.some(({ isConnected }) => isConnected)) return;
+    widget.elements = []; // one request for each loss, however often the page changes
     widget.isContainerLost = true;
     recheckVisitor(true);
   }).observe(document, { __proto__: null, childList: true, subtree: true });
 
   /**
-   * HubSpot's container, and what looks like it. The second ID is for sites that have set inlineEmbedSelector. Browsers
-   * find elements by one ID without searching the document, and this runs at every change of the page.
+   * HubSpot's container and the iframe in it, and what looks like them. The second ID is for sites that have set
+   * inlineEmbedSelector. Browsers find elements by one ID without searching the document, and this runs at every change
+   * of the page.
    */
-  function findContainers() {
-    return ["#hubspot-messages-iframe-container", "#hubspot-conversations-inline-parent"].flatMap((id) => [
-      ...documentValue("querySelectorAll").call(document, id),
+  function findChat() {
+    return ["messages-iframe-container", "conversations-inline-parent", "conversations-iframe"].flatMap((id) => [
+      ...documentValue("querySelectorAll").call(document, `#hubspot-${id}`),
     ]);
   }
 
-  function removeContainers() {
-    for (const container of findContainers()) container.remove();
+  function removeChat() {
+    for (const element of findChat()) element.remove();
   }
 
   function updateVisibility() {
     const isHidden = visitor.isUncertain || widget.mustReset;
-    const containers = findContainers();
-    for (const { style } of containers) style.setProperty("visibility", isHidden ? "hidden" : "", "important");
+    const elements = findChat();
+    // HubSpot may replace the style of its container, but the iframe in it has its own.
+    for (const element of elements) element.style.setProperty("visibility", isHidden ? "hidden" : "", "important");
     // On phones, the page cannot be scrolled while the chat is open. HubSpot leaves it so when the chat is removed.
-    if (isHidden || !containers[0]) {
+    if (isHidden || !elements[0]) {
       document.documentElement.classList.remove("hs-messages-mobile", "hs-messages-widget-open");
     }
   }
 
   // ---- The page: navigation, snapshots, the back/forward cache
-
-  function currentAddress() {
-    return location.pathname + location.search;
-  }
 
   function onNavigation() {
     if (page.address === currentAddress()) return;
@@ -518,12 +519,11 @@
   window.navigation?.addEventListener("currententrychange", onNavigation);
   // Turbo and htmx must not store the chat: a restored iframe would be requested from HubSpot again. Turbo replaces the
   // body anyway. htmx may keep a chat in use, and setInUse() forbids it to store such a page.
-  addEventListener("turbo:before-cache", removeContainers);
-  addEventListener("htmx:beforeHistorySave", () => widget.inUse || removeContainers());
+  addEventListener("turbo:before-cache", removeChat);
+  addEventListener("htmx:beforeHistorySave", () => widget.inUse || removeChat());
   addEventListener("pagehide", () => {
     page.threadWhenLeft = currentThread();
     visitor.isUncertain = true; // until the endpoint has confirmed who came back
-    visitor.request = undefined; // a response to it would be older than the return
     updateVisibility();
   });
   addEventListener("pageshow", ({ persisted }) => {
@@ -630,15 +630,14 @@
     },
     update(change) {
       // An element is accepted only while the browser executes it, which injected markup cannot imitate.
-      if (change && change === documentValue("currentScript")) configure(change);
-      else if (change === "never") withdraw();
-      else if (change === "page") {
-        config["load-on"] = change;
-        start();
-      } else recheckVisitor(true);
+      if (change && change === documentValue("currentScript")) return configure(change);
+      if (change === "never") return withdraw();
+      if (change !== "page") return recheckVisitor(true);
+      config["load-on"] = change;
+      start();
     },
     reset() {
-      visitor.subject ||= "any"; // so that there is a former visitor
+      visitor.subject ||= true; // so that there is a former visitor
       setVisitor({ subject: null });
     },
     status: () => ({ ...widgetStatus(), state: widget.phase, identified: widget.announced === "identified" }),
