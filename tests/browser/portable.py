@@ -16,6 +16,7 @@ from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 from support.browser import TIMEOUT
+from urllib3.exceptions import ReadTimeoutError
 
 from browser.site import RECORDER_ELEMENT, Site
 
@@ -202,10 +203,12 @@ class WebKitTab(PortableTab):
         self._driver.switch_to.default_content()
 
     def wait_until(self, condition: str, argument: Any = None) -> None:
-        wait = WebDriverWait(self.driver, TIMEOUT / 1000, 0.05, [JavascriptException])
-        # An asynchronous script would never return if the browser opens another page at the same moment.
         script = f"const value = ({condition}); return typeof value === 'function' ? value(...arguments) : value"
+        wait = WebDriverWait(self.driver, TIMEOUT / 1000, 0.05, [JavascriptException, ReadTimeoutError])
+        executor: Any = self.driver.command_executor
+        executor.client_config.timeout = 2  # a script that runs while WebKit opens another page may never return
         wait.until(lambda driver: driver.execute_script(script, argument), condition)
+        executor.client_config.timeout = TIMEOUT / 1000
 
     def _element(self, selector: str) -> WebElement:
         wait = WebDriverWait(self.driver, TIMEOUT / 1000, 0.05)

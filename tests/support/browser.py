@@ -100,7 +100,7 @@ def running_chromium() -> Iterator[Browser]:
 def running_display() -> Iterator[str]:
     """Run an X server that has no screen, and yield the name of its display."""
     read, write = os.pipe()
-    command = [require("Xvfb"), "-displayfd", str(write), "-nolisten", "tcp"]
+    command = [require("Xvfb"), "-displayfd", str(write), "-nolisten", "tcp", "-noreset"]
     with subprocess.Popen(command, pass_fds=[write], stderr=subprocess.DEVNULL) as server:
         os.close(write)
         with open(read) as numbers:
@@ -120,7 +120,7 @@ def require_minibrowser() -> str:
 def running_webkit(display: str) -> Iterator[WebKitGTK]:
     """Run a WebKit with an empty profile. It resolves only the names below ``localhost`` to this machine."""
     program, environment = require_minibrowser(), {**os.environ, "DISPLAY": display}
-    version = subprocess.run([program, "--version"], check=True, capture_output=True, text=True, env=environment)
+    version = subprocess.run([program, "--version"], check=True, stdout=subprocess.PIPE, text=True, env=environment)
     options = WebKitGTKOptions()
     options.binary_location = program
     options.add_argument("--automation")
