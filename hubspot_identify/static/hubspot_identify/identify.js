@@ -2,8 +2,9 @@
  * Loads HubSpot's chat and identifies the visitor of the site in it.
  *
  * Three records describe the state: `visitor` (who uses the site, according to the site), `widget` (what HubSpot's
- * widget shows, and for whom) and `page` (its address, and whether it wants a chat). Every event changes a record. Then,
- * or when the site has responded, reconcile() takes at most one step, which nextStep() selects without a side effect.
+ * widget shows, and for whom) and `page` (its address, and whether it wants a chat). Every event changes a record.
+ * Then, or when the site has responded, reconcile() takes at most one step, which nextStep() selects without a side
+ * effect.
  *
  * The data attributes of this script's own element configure it: endpoint, loader, load-on, widget, subject, identity,
  * launcher, labels. window.hubspotIdentify controls it. It emits hubspot-identify:* on document. See docs/browser.rst.
@@ -44,10 +45,11 @@
    *
    * subject         undefined: not known yet, "": anonymous, otherwise an opaque digest
    * email, token    "": anonymous, not identified yet, expired, or the last request failed
-   * request         the request that is due or in progress: no step is taken, and the response to an older one is ignored
+   * request         the request that is due or in progress: no step is taken, and responses to older ones are ignored
    * requestedAt     when the last request was sent
-   * failures        failed requests in succession
-   * mayHaveChanged  since the last response; if the next request fails, the subject is no longer trusted
+   * failures        consecutive failed requests
+   * mayHaveChanged  something since the last response suggests another visitor: if the next request fails, the
+   *                 subject is no longer trusted
    * isUncertain     there was a visitor, and whether the present one is the same is unknown: no chat is visible
    * overruled       another tab's stored subject, which this tab has replaced with its own once already
    */
@@ -57,7 +59,7 @@
    * HubSpot's widget:
    *
    * phase           "waiting", then "loading", then "ready", "hidden" (no chatflow for this address) or "failed"
-   * token           with which it was last called; undefined: never started, "": anonymous, or rebuilt
+   * token           the token of its last call; undefined: never started, "": anonymous, or rebuilt
    * isRefreshing    HubSpot has not responded to refresh() yet
    * elements        its elements when it became ready, and injected ones that look the same
    * isContainerLost the page has replaced its body, and the container was in it
@@ -76,7 +78,7 @@
   /**
    * The page:
    *
-   * address          when the chatflow was selected, without the fragment
+   * address          the last one that this script has noticed, without the fragment
    * wantsChat        from the moment that LOAD_ON names, or from load() or open(), until consent is withdrawn or the
    *                  page removes the widget
    * hasLoader        HubSpot's script has been added, or the page adds it
@@ -139,7 +141,7 @@
     }
   }
 
-  /** Reads the subject that this or another tab has stored, or changes it. Without storage, no other visitor is known. */
+  /** Reads the subject that this or another tab has stored, or changes it. Without storage, this tab's own. */
   function storedSubject(method = "getItem", ...values) {
     try {
       return localStorage[method]("hubspot-identify:subject", ...values) ?? "";
@@ -153,7 +155,7 @@
     Object.assign(settings, { ...JSON.parse(config.widget || null), ...settings });
     delete settings.identificationEmail;
     delete settings.identificationToken;
-    // HubSpot would read an inherited value. An own property hides it, also if it is "".
+    // HubSpot would read an inherited value. An own property hides it, even if it is "".
     if (visitor.token || settings.identificationToken) {
       settings.identificationEmail = visitor.email;
       settings.identificationToken = visitor.token;
@@ -164,8 +166,8 @@
   // ---- The visitor
 
   /**
-   * Requests the visitor again, or forgets the visitor if no chat is wanted. Until the response arrives, the widget stays
-   * as it is. A chat that is loading is displayed when it has loaded.
+   * Requests the visitor again, or forgets the visitor if no chat is wanted. Until the response arrives, the widget
+   * stays as it is. A chat that is loading is displayed when it has loaded.
    */
   function recheckVisitor(mayHaveChanged) {
     visitor.mayHaveChanged ||= mayHaveChanged;
@@ -202,13 +204,14 @@
         visitor.mayHaveChanged ||= response.status < 500;
         answer = response.ok && (await response.json());
         if (response.status !== 202) break;
-        visitor.isUncertain ||= visitor.subject && visitor.subject !== answer.subject; // hides the former visitor's chat
+        // This hides the chat of a former visitor.
+        visitor.isUncertain ||= visitor.subject && visitor.subject !== answer.subject;
         updateVisibility();
         steps.addLoader(); // HubSpot's script can be fetched in the meantime
         await new Promise((resolve) => setTimeout(resolve, delay));
       }
     } catch {
-      answer = undefined; // without a response the visitor is unknown, whatever an earlier one said
+      answer = undefined; // not that of an earlier response with the status 202
     }
     if (request !== visitor.request) return;
     // Another tab has stored a different visitor since the request: the response may be older than the change.
@@ -233,7 +236,7 @@
       return reconcile();
     }
     const present = subject ?? "";
-    // One session can have different subjects in two tabs (two accounts). They overwrite each other only once.
+    // Two tabs of one session can have different subjects (two accounts). Each overwrites the other's subject only once.
     if (stored !== present && (present !== visitor.subject || stored !== visitor.overruled)) {
       visitor.overruled = present === visitor.subject && stored;
       storedSubject(present ? "setItem" : "removeItem", present);
@@ -305,7 +308,7 @@
    * @param {number} now in milliseconds
    */
   function nextStep({ visitor, widget, page, status }, now) {
-    // While a request is in progress, nothing is loaded, and a loaded chat stays as it is.
+    // While a request is in progress, the widget is not loaded, and a loaded chat stays as it is.
     if (!page.wantsChat || visitor.request || visitor.isUncertain) return;
     const isStuck = now >= widget.calledAt + 15000;
     if (!page.hasLoader) return "addLoader";
@@ -313,7 +316,7 @@
     const isStarted = widget.token !== undefined;
     const isLoading = status.pending || (isStarted && !status.loaded && widget.phase === "loading");
     if (isLoading || (widget.isRefreshing && (widget.mustReset || !isStuck))) {
-      // Nothing cancels HubSpot's request: its response would show the former visitor's chat in place of the next one's.
+      // Nothing cancels HubSpot's request: its response would replace the next visitor's chat by the former one's.
       if (!isStuck || (widget.inUse && !widget.mustReset)) return "wait";
       if (widget.mustReset) return "reloadPage";
       return widget.wasStuck ? "giveUp" : "rebuild";
@@ -324,17 +327,18 @@
     if (status.loaded ? widget.isContainerLost : widget.phase === "waiting") step = "rebuild";
     else if (!widget.inUse && (hasNewToken(visitor, widget) || widget.needsRefresh)) step = "refresh";
     else return "announce";
-    return now < widget.calledAt + 1200 ? "wait" : step; // HubSpot delays a call that follows another one within a second
+    // HubSpot delays a call that follows another one within a second.
+    return now < widget.calledAt + 1200 ? "wait" : step;
   }
 
   function hasNewToken(visitor, widget) {
-    return visitor.token && (visitor.token !== widget.token || widget.isRefreshing); // HubSpot has not responded
+    return visitor.token && (visitor.token !== widget.token || widget.isRefreshing); // again without a response
   }
 
   const steps = {
     wait: () => schedule(reconcile, 200),
     reloadPage: () => location.reload(),
-    /** HubSpot may still arrive later, for example on a slow connection. */
+    /** HubSpot's script may still arrive later, for example on a slow connection. */
     giveUp() {
       fail(hubspot() ? "widget" : "loader");
       schedule(reconcile, 5000);
@@ -345,7 +349,7 @@
       page.hasLoader = true;
       steps.wait();
       widget.calledAt = Date.now();
-      // Without a loader, and where it is there already, the page adds it itself.
+      // The page adds HubSpot's script itself if data-loader is missing or the element already exists.
       if (!config.loader || document.querySelector('script#hs-script-loader, script[src*=".hs-scripts.com/"]')) return;
       const script = addScript(config.loader, config.nonce);
       script.id = "hs-script-loader"; // without this id the loader would add itself again
@@ -355,7 +359,7 @@
     load() {
       widget.mustReset = false;
       const settings = writeSettings();
-      if (settings.loadImmediately === false && settings !== widget.heldSettings) return; // the page's own
+      if (settings.loadImmediately === false && settings !== widget.heldSettings) return; // the page holds the widget
       beginCall(visitor.token);
       hubspot().widget.load();
       delete settings.loadImmediately;
@@ -401,8 +405,8 @@
     widget.token = token;
     widget.needsRefresh = false;
     widget.calledAt = Date.now();
-    // With an injected element of this id, the widget would send its requests, token included, to another address. An own
-    // property hides the element.
+    // With an injected element of this id, the widget would send its requests, token included, to another address. An
+    // own property hides the element.
     window.hsVars = windowValue("hsVars");
     steps.wait();
   }
@@ -497,7 +501,7 @@
     const elements = findChat();
     // HubSpot may replace the style of its container, but the iframe in it has its own.
     for (const element of elements) element.style.setProperty("visibility", isHidden ? "hidden" : "", "important");
-    // On phones, the page cannot be scrolled while the chat is open. HubSpot leaves it so when the chat is removed.
+    // On phones, the page cannot be scrolled while the chat is open. HubSpot does not undo this when it is removed.
     if (isHidden || !elements[0]) {
       document.documentElement.classList.remove("hs-messages-mobile", "hs-messages-widget-open");
     }
@@ -533,7 +537,7 @@
     recheckVisitor(true);
   });
   addEventListener("visibilitychange", () => {
-    // A log-in on a sibling host, or a session that ends without a page of this script, causes no event in this tab.
+    // A log-in on a sibling host, or a session that expires, causes no event in this tab.
     if (!documentValue("hidden")) schedule(recheckVisitor, visitor.requestedAt + 5000 - Date.now());
   });
   addEventListener("online", () => visitor.failures && recheckVisitor());
@@ -546,12 +550,13 @@
     for (const { name, value } of script.attributes) next[name.slice(5)] = value; // without "data-"
     delete script.dataset.subject;
     delete script.dataset.identity;
-    if (config.loader && next.loader && next.loader !== config.loader) return; // HubSpot cannot replace the account
+    // HubSpot's script cannot switch to another account.
+    if (config.loader && next.loader && next.loader !== config.loader) return;
     const { subject, identity, launcher, labels = "", "load-on": loadOn } = (config = next);
     if (loadOn === "never") return withdraw();
     if (!page.wantsChat) holdWidget();
-    // The page was prerendered, prefetched or cached, so its visitor may be a former one. The transfer size of a page
-    // from the network is 300 and the size of its body. From a cache it is 0, or 300 in WebKit.
+    // A prerendered, prefetched or cached page may contain a former visitor. transferSize is 300 plus the size of the
+    // body for a page from the network, and 0 (300 in WebKit) from a cache.
     const isOldPage =
       documentValue("prerendering") || entry.activationStart || entry.deliveryType ||
       (!(entry.transferSize > 300) && (config.endpoint || entry.type === "back_forward"));
@@ -624,7 +629,7 @@
       if (widget.phase === "ready") hubspot().widget.close();
     },
     refresh() {
-      page.address = currentAddress(); // of which older browsers have not notified this script
+      page.address = currentAddress(); // older browsers do not report every change of it
       widget.needsRefresh = true;
       schedule(reconcile, 0); // several calls in one task make one refresh
     },

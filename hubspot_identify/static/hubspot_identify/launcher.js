@@ -63,7 +63,7 @@
     overflow-wrap: break-word;
     pointer-events: auto;
   `;
-  // A long press selects no text.
+  // A long press must not select text.
   const BUTTON = `
     min-height: 3rem;
     cursor: pointer;
@@ -129,7 +129,7 @@
   /** Shows the outcome, unless the visitor is using the button. */
   function update() {
     if (!outcome || isRemoved) return;
-    // The chat covers the button. While the button is held down, the chat must not get the release.
+    // The chat covers the button. While the button is held down, the chat must not receive the pointerup event.
     const frame = chatFrame();
     if (frame) frame.style.pointerEvents = isHeld() ? "none" : "";
     if (isHeld()) return;
@@ -166,7 +166,7 @@
     };
     // A document that loads in a focused iframe does not get the focus.
     frame.addEventListener("load", onLoad);
-    // Firefox gives the focus to no iframe of another site while it handles a key.
+    // Firefox does not focus an iframe of another site during a key event.
     setTimeout(() => frame.focus());
   }
 
@@ -202,7 +202,7 @@
   document.addEventListener("hubspot-identify:ready", () => onOutcome("ready"));
   document.addEventListener("hubspot-identify:widgetHidden", () => onOutcome("unavailable"));
   document.addEventListener("hubspot-identify:failed", (event) => {
-    // If the endpoint fails, there is a chat, without an identity.
+    // After a failure of the endpoint, the chat may still load.
     if (event instanceof CustomEvent && event.detail.reason !== "endpoint") onOutcome("unavailable");
   });
 

@@ -11,7 +11,7 @@ const NAMES = [
   "hs-messages-widget-size",
 ];
 
-/** Returns the value of a cookie, also of one that a page on a parent domain has set. */
+/** Returns the value of a cookie, including one that a page on a parent domain has set. */
 const read = (name) => new RegExp(`(?:^|; )${name}=([^;]*)`).exec(document.cookie)?.[1] ?? "";
 
 function write(name, value, seconds) {

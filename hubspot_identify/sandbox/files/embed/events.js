@@ -39,7 +39,7 @@ export function callReadyCallbacks() {
   }
 }
 
-/** Emits the event of the window that follows each load. */
+/** Dispatches the window event that HubSpot sends after each load. */
 export function announce(messageWillRender) {
   window.dispatchEvent(new CustomEvent("hubspot:messages:initialized", { detail: { messageWillRender } }));
 }

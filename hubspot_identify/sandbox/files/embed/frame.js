@@ -53,7 +53,7 @@ export class Frame {
     return this.#container.isConnected;
   }
 
-  /** Whom the iframe shows: an e-mail address, "unknown", or undefined while it shows nobody. */
+  /** The visitor that the iframe shows: an e-mail address, "unknown" (anonymous), or undefined if it shows none. */
   get visitor() {
     return this.isInPage ? this.#visitor : undefined;
   }

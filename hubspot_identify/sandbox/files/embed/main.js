@@ -3,9 +3,9 @@
  *
  * Tests can use window.__hubspotSandbox, which the real widget does not have:
  *   log          the actions of the widget; see log.js
- *   visitor      whom the chat in the page shows: an e-mail address, "unknown", or undefined while there is no chat
+ *   visitor      that the chat shows: an e-mail address, "unknown" (anonymous), or undefined if there is no chat
  *   options      {latency, delay, chat, api, frame, welcome}: see ../loader.js; read at each use
- *   emit(name, detail)   sends an event like HubSpot
+ *   emit(name, detail)   sends an event as HubSpot does
  *
  * Not simulated: cookie banner, exit intent, tracking cookies, document.referrer.
  */

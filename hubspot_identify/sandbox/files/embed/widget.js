@@ -128,7 +128,7 @@ export class Widget {
       const response = await fetch(this.#requestUrl(identifies), { credentials: "omit" });
       if (!response.ok) throw new Error(`HTTP ${response.status}`);
       const { known } = await response.json();
-      // The visitor is anonymous, because HubSpot has rejected the token.
+      // HubSpot has rejected the token, so the visitor is anonymous and gets a key.
       if (!known) this.#thread = cookies.renewThread({ isIdentified: false });
       record("call answered", { known, email });
       return options.chat !== "none";
