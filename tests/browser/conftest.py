@@ -22,7 +22,7 @@ from pytest_django import Settings
 from support.browser import TIMEOUT, launched_browser, running_display, running_webkit
 
 from browser.portable import ANONYMOUS, CONTAINER, LAUNCHER, PortableTab, WebKitTab
-from browser.site import RECORDER, Site, running_site
+from browser.site import RECORDER, RECORDER_ELEMENT, Site, running_site
 
 __all__ = ["ANONYMOUS", "CONTAINER"]  # for the test modules, beside what this one defines
 
@@ -126,10 +126,6 @@ class Tab(PortableTab):
     def delete_cookie(self, name: str) -> None:
         self.page.context.clear_cookies(name=name)
 
-    def cookie_domains(self, name: str) -> set[str]:
-        """The domains for which there is a cookie of this name."""
-        return {each["domain"] for each in self.page.context.cookies() if each["name"] == name}
-
     # -- the page
 
     def wait_until_idle(self) -> None:
@@ -191,7 +187,7 @@ class Tab(PortableTab):
     # -- requests
 
     def hold(self, address: str) -> Callable[[], Route]:
-        """Hold a request. Return a function that waits for the request and returns its route."""
+        """Hold all requests for an address. Return a function that waits for the next one and returns its route."""
         held: list[Route] = []
 
         def hold(route: Route) -> None:
@@ -264,6 +260,7 @@ def open_tab(request: pytest.FixtureRequest, browser_name: str, site: Site) -> I
     """A function that opens a tab of the browser, for tests whose marker ``browsers`` names WebKit as well."""
     with ExitStack() as stack:
         if browser_name == "webkit":
+            site.head += RECORDER_ELEMENT
             driver = stack.enter_context(running_webkit(request.getfixturevalue("display")))
             yield lambda: WebKitTab(driver, site)
         else:

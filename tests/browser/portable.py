@@ -18,7 +18,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 from support.browser import TIMEOUT
 from urllib3.exceptions import ReadTimeoutError
 
-from browser.site import RECORDER_ELEMENT, Site
+from browser.site import Site
 
 CONTAINER = "#hubspot-messages-iframe-container"
 LAUNCHER = ".hubspot-identify-launcher button"  # the app's own button, which is there until the chat is loaded
@@ -32,6 +32,7 @@ HAS_LOGGED = """([kind, times]) =>
 HAS_EVENT = "([name, times]) => window.recordedEvents?.filter((event) => event[0] === name).length >= times"
 IS_VISIBLE = """Boolean(document.getElementById("hubspot-conversations-iframe")
     ?.checkVisibility({visibilityProperty: true}))"""
+LOG_OUT_IN_THE_PAGE = "fetch('/logout/').then(() => hubspotIdentify.update())"
 SEND_MESSAGE = """(text) => {
     document.getElementById("launcher").click();
     document.forms.compose.elements.text.value = text;
@@ -98,6 +99,10 @@ class PortableTab(ABC):
     def log_out(self, then: str = "/") -> None:
         self.go(f"/logout/?next={then}")
 
+    def log_out_in_the_page(self) -> None:
+        """Log out by a request of a script. The document stays."""
+        self.run(LOG_OUT_IN_THE_PAGE)
+
     def go_back(self, pages: int = 1) -> None:
         """Start to go back. Unlike the methods of the tools, this does not wait for the page, which may be restored."""
         self.run("pages => { setTimeout(() => history.go(-pages)); }", pages)  # after the tool has got its response
@@ -158,11 +163,10 @@ class PortableTab(ABC):
 
 
 class WebKitTab(PortableTab):
-    """A tab of WebKit, which Selenium controls. Selenium cannot add the recorder to a page, so the site does."""
+    """A tab of WebKit, which Selenium controls. Selenium cannot add the recorder to its pages, so the site must."""
 
     def __init__(self, driver: WebDriver, site: Site) -> None:
         super().__init__(site)
-        site.head = RECORDER_ELEMENT
         if driver.current_url != "about:blank":  # the tab with which the browser starts
             driver.switch_to.new_window("tab")
         self._driver = driver
@@ -207,8 +211,10 @@ class WebKitTab(PortableTab):
         wait = WebDriverWait(self.driver, TIMEOUT / 1000, 0.05, [JavascriptException, ReadTimeoutError])
         executor: Any = self.driver.command_executor
         executor.client_config.timeout = 2  # a script that runs while WebKit opens another page may never return
-        wait.until(lambda driver: driver.execute_script(script, argument), condition)
-        executor.client_config.timeout = TIMEOUT / 1000
+        try:
+            wait.until(lambda driver: driver.execute_script(script, argument), f"{condition} of {argument}")
+        finally:
+            executor.client_config.timeout = 2 * TIMEOUT / 1000
 
     def _element(self, selector: str) -> WebElement:
         wait = WebDriverWait(self.driver, TIMEOUT / 1000, 0.05)

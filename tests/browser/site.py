@@ -30,6 +30,7 @@ from hubspot_identify.testing import join_threads
 SECURE_HOST = "www.shop.localhost"
 CHAT_HOST = "hubspot.localhost"
 PORTAL = "123"
+DOCTYPE = "<!doctype html>"
 NONCE = "bm9uY2Utb2YtdGhlLXRlc3Rz"
 ADA = "ada@example.com"
 GRACE = "grace@example.com"
@@ -95,7 +96,7 @@ class Site:
 
     def __init__(self) -> None:
         self.origin = ""
-        #: Markup before that of each page that is HTML.
+        #: Markup at the beginning of each page.
         self.head = ""
         self.pages: dict[str, Page] = {}
         self.requests: list[str] = []
@@ -114,7 +115,7 @@ class Site:
 
     def page(self, path: str, template: str, **options: Any) -> None:
         """Write a page. ``loader`` is a query for the sandbox's loader, which describes its options."""
-        self.pages[path] = Page(f"<!doctype html><title>{path}</title><link rel=icon href=data:,>{template}", **options)
+        self.pages[path] = Page(f"{DOCTYPE}<title>{path}</title><link rel=icon href=data:,>{template}", **options)
 
     def requested(self, *prefixes: str) -> list[str]:
         """The paths that were requested and begin with one of these, in order."""
@@ -187,8 +188,8 @@ def show_page(request: HttpRequest) -> HttpResponse:
     if page is None:
         return HttpResponse("There is no such page.", status=404)
     context = Context({"request": request, "user": request.user})
-    head = "" if "Content-Type" in page.headers else site.head
-    html = str(ENGINE.from_string("{% load hubspot_identify %}" + head + page.template).render(context))
+    template = page.template.replace(DOCTYPE, DOCTYPE + site.head)
+    html = str(ENGINE.from_string("{% load hubspot_identify %}" + template).render(context))
     # The chat's iframe is on another origin than the page, as HubSpot's is.
     options = f"frame=http://{CHAT_HOST}:{request.get_port()}&{page.loader}".rstrip("&").replace("&", "&amp;")
     html = html.replace(f"loader/{PORTAL}.js", f"loader/{PORTAL}.js?{options}")

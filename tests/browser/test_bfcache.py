@@ -149,9 +149,9 @@ def test_restored_chat_stays_hidden_while_the_endpoint_fails(tab: PortableTab, s
     tab.expect_visitor("ada")
     tab.go("/between/")
     site.responses = [HttpResponse(status=500) for _ in range(9)]
-    go_back(tab)
+    assert not go_back(tab)
     tab.wait_for_event("failed")
-    tab.wait_for_visibility(False)
+    assert not tab.run(IS_VISIBLE)
     site.responses = []
     tab.delete_cookie("user")
     tab.run("dispatchEvent(new Event('online'))")

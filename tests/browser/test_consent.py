@@ -155,9 +155,10 @@ def test_consent_withdrawn_before_the_chat_is_loaded(tab: Tab, site: Site) -> No
 @pytest.mark.usefixtures("consenting")
 def test_consent_withdrawn_while_the_chat_is_loading(tab: Tab, site: Site) -> None:
     """Nothing cancels what HubSpot has begun to load, so the page is reloaded, without the chat."""
-    site.page("/", CHAT, loader="latency=2000")
+    site.page("/", CHAT)
+    wait_for_route = tab.hold("**/livechat-public/**")
     tab.log_in("ada")
-    tab.wait_for_log("call")
+    wait_for_route()
     withdraw_consent(tab)
     with tab.page.expect_navigation():
         tab.run("hubspotIdentify.update()")
@@ -167,11 +168,14 @@ def test_consent_withdrawn_while_the_chat_is_loading(tab: Tab, site: Site) -> No
 @pytest.mark.usefixtures("consenting")
 def test_consent_withdrawn_while_the_chat_is_loading_in_a_reloaded_page(tab: Tab, site: Site) -> None:
     """The page is not reloaded a second time, which might have no end. The chat is removed when it has loaded."""
-    site.page("/", CHAT, loader="latency=1000")
+    site.page("/", CHAT)
     tab.log_in("ada")
+    tab.expect_visitor("ada")
+    wait_for_route = tab.hold("**/livechat-public/**")
     tab.page.reload()
-    tab.wait_for_log("call")
+    route = wait_for_route()
     tab.run("hubspotIdentify.update('never')")
+    route.continue_()
     tab.wait_for_log("remove")
     expect(tab.container).to_have_count(0)
     assert "ready" not in tab.events

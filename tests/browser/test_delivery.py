@@ -34,26 +34,6 @@ def test_visitor_is_identified_when_the_chat_loads(tab: Tab, site: Site) -> None
     assert site.token_calls == 1
 
 
-def test_anonymous_visitor_gets_the_chat(tab: Tab, site: Site) -> None:
-    """If no user is logged in, the chat is loaded once, without an identity."""
-    site.page("/", TAG)
-    tab.go()
-    tab.expect_visitor(ANONYMOUS)
-    tab.wait_for_event("anonymous")
-    assert tab.events == ["ready", "anonymous"]
-    assert len(tab.logged("load")) == 1
-
-
-def test_inline_page_makes_no_request(tab: Tab, site: Site) -> None:
-    """The page contains the identity, until the script has read it."""
-    site.page("/", '{% hubspot_identify account="inline" %}')
-    tab.log_in("ada")
-    tab.expect_visitor("ada")
-    assert site.requested("/hubspot/") == []
-    assert "ada@" not in tab.page.content()
-    assert len(tab.logged("load")) == 1
-
-
 # ---- together with other scripts of the page
 
 

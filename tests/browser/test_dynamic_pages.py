@@ -90,23 +90,6 @@ def test_each_swap_rebuilds_one_identified_chat(tab: Tab, site: Site, library: s
     assert tab.logged("reset") == []
 
 
-@pytest.mark.parametrize("library", ["htmx 2", "Turbo"])
-def test_log_out_by_a_swap_removes_the_former_visitors_chat(tab: Tab, site: Site, library: str) -> None:
-    """The chat becomes anonymous, and stays so after going back."""
-    write_pages(site, library)
-    tab.log_in("ada")
-    tab.expect_visitor("ada")
-    follow(tab, "out", "/two/")
-    tab.expect_visitor(ANONYMOUS)
-    tab.wait_for_event("anonymous")
-    assert "identificationToken" not in tab.settings
-    go_back(tab, "/")
-    tab.skip(2000)
-    tab.expect_visitor(ANONYMOUS)
-    emails = tab.emails("drawn")
-    assert emails == [ADA] + [None] * (len(emails) - 1)
-
-
 def test_log_in_as_another_user_by_a_swap(tab: Tab, site: Site) -> None:
     """The chat becomes the other user's."""
     write_pages(site, "htmx 2")

@@ -65,6 +65,7 @@ def test_anonymous_visitor_gets_the_chat(tab: PortableTab, site: Site) -> None:
     tab.wait_for_event("anonymous")
     assert tab.events == ["ready", "anonymous"]
     assert tab.emails("call") == [None]
+    assert len(tab.logged("load")) == 1
 
 
 def test_inline_page_makes_no_request(tab: PortableTab, site: Site) -> None:
@@ -155,16 +156,11 @@ def test_log_out_ends_a_conversation_of_the_parent_domain(tab: PortableTab, site
     if place == "next page":
         tab.log_out()
     else:
-        log_out_in_the_page(tab)
+        tab.log_out_in_the_page()
     tab.expect_visitor(ANONYMOUS)
     tab.wait_for_event("anonymous")
     assert len(set(tab.run(THREADS)) - {thread}) == len(tab.run(THREADS)) == 1
     assert MESSAGE not in chat_text(tab)
-
-
-def log_out_in_the_page(tab: PortableTab) -> None:
-    """Log out by a request of a script. The document stays."""
-    tab.run("fetch('/logout/').then(() => hubspotIdentify.update())")
 
 
 def test_refresh_in_progress_does_not_identify_the_next_visitor(tab: PortableTab, site: Site) -> None:
@@ -175,7 +171,7 @@ def test_refresh_in_progress_does_not_identify_the_next_visitor(tab: PortableTab
     tab.wait_for_event("identified")
     tab.run("__hubspotSandbox.options.latency = 1000, hubspotIdentify.refresh()")
     tab.wait_for_log("call", 2)
-    log_out_in_the_page(tab)
+    tab.log_out_in_the_page()
     tab.wait_for_event("reset")
     tab.wait_for_visibility(False)
     tab.wait_for_event("anonymous")
@@ -183,6 +179,7 @@ def test_refresh_in_progress_does_not_identify_the_next_visitor(tab: PortableTab
     tab.wait_for_visibility(True)
     shown = tab.logged("shown")
     (reset,) = tab.logged("reset")
+    assert tab.logged("call answered")[1]["at"] <= reset["at"]
     assert {entry["visitor"] for entry in shown if entry["at"] > reset["at"]} == {ANONYMOUS}
 
 
@@ -260,6 +257,7 @@ def test_log_out_by_a_swap_removes_the_former_visitors_chat(tab: PortableTab) ->
     follow(tab, "#out")
     tab.expect_visitor(ANONYMOUS)
     tab.wait_for_event("anonymous")
+    assert "identificationToken" not in tab.settings
     drawn = len(tab.logged("drawn"))
     tab.go_back()
     tab.wait_for_log("drawn", drawn + 1)

@@ -141,7 +141,6 @@ def test_chat_stays_hidden_if_the_widget_changes_the_style_of_its_container(tab:
     tab.run("hubspotIdentify.update()")
     tab.wait_for_visibility(False)
     tab.run("HubSpotConversations.widget.open()")
-    tab.wait_for_log("event")
     tab.wait_until("document.cookie.includes('hs-messages-is-open=true')")
     assert not tab.run(IS_VISIBLE)
 

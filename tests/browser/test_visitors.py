@@ -7,6 +7,7 @@ from django.http import HttpResponse, JsonResponse
 from playwright.sync_api import expect
 
 from browser.conftest import ANONYMOUS, HOST, STORED_SUBJECT, Tab
+from browser.portable import LOG_OUT_IN_THE_PAGE
 from browser.site import ADA, EMBED_CODE, GRACE, IDENTITY, PORTAL, TAG, Site, identity_response
 from hubspot_identify.sandbox.state import sandbox
 
@@ -84,17 +85,6 @@ def test_log_in_as_another_user_without_a_page_between(tab: Tab, site: Site) -> 
     assert tab.cookie("messagesUtk") is None
 
 
-def test_log_out_clears_the_conversation_on_an_inline_page(tab: Tab, site: Site) -> None:
-    """A page that contains its visitor compares it with the former one."""
-    site.page("/", INLINE)
-    add_conversation(tab)
-    tab.log_in("ada")
-    tab.expect_visitor("ada")
-    tab.log_out()
-    tab.expect_visitor(ANONYMOUS)
-    expect(tab.chat.get_by_text(MESSAGE)).to_have_count(0)
-
-
 def test_log_out_resets_a_chat_that_is_already_running(tab: Tab, site: Site) -> None:
     """A chat that the embed code has started does not continue the former visitor's conversation."""
     site.page("/", '{% hubspot_identify account="embedded" %}' + EMBED_CODE)
@@ -128,11 +118,6 @@ def test_browser_without_storage(tab: Tab, site: Site) -> None:
 # ---- in the same document
 
 
-def log_out_in_the_page(tab: Tab) -> None:
-    """Log out by a request of a script. The document stays."""
-    tab.run("fetch('/logout/').then(() => hubspotIdentify.update())")
-
-
 def test_chat_opened_before_a_reset_is_that_of_the_next_visitor(tab: Tab, site: Site) -> None:
     """The chat of the former visitor is still there, and hidden."""
     site.page("/", TAG)
@@ -141,7 +126,7 @@ def test_chat_opened_before_a_reset_is_that_of_the_next_visitor(tab: Tab, site: 
     tab.wait_for_event("identified")
     tab.run("__hubspotSandbox.options.latency = 1000; hubspotIdentify.refresh()")
     tab.wait_for_log("call", 2)
-    log_out_in_the_page(tab)
+    tab.log_out_in_the_page()
     tab.wait_for_event("reset")
     tab.run("hubspotIdentify.open()")
     tab.expect_visitor(ANONYMOUS)
@@ -158,7 +143,7 @@ def test_refresh_of_a_former_visitor_without_response_reloads_the_page(tab: Tab,
     wait_for_route = tab.hold("**/livechat-public/**")
     tab.run("hubspotIdentify.refresh()")
     wait_for_route()
-    log_out_in_the_page(tab)
+    tab.log_out_in_the_page()
     tab.wait_for_event("reset")
     with tab.page.expect_navigation():
         tab.skip(16_000)
@@ -177,7 +162,7 @@ def test_page_with_a_late_chat_of_a_former_visitor_is_reloaded(tab: Tab, site: S
     tab.skip(5_000)
     tab.expect_visitor("ada")
     with tab.page.expect_navigation():
-        log_out_in_the_page(tab)
+        tab.log_out_in_the_page()
         tab.skip(1000)
     tab.wait_for_log("call answered")
     tab.skip(21_000)
@@ -186,7 +171,8 @@ def test_page_with_a_late_chat_of_a_former_visitor_is_reloaded(tab: Tab, site: S
 
 def test_former_chat_that_is_still_loading_is_never_visible(tab: Tab, site: Site) -> None:
     """Nothing cancels the load. The former visitor's chat appears, hidden, and is reset."""
-    site.page("/", TAG, loader="latency=1000")
+    site.page("/", TAG)
+    wait_for_route = tab.hold("**/livechat-public/**")
     tab.page.add_init_script("""
         window.seen = [];
         requestAnimationFrame(function look() {
@@ -196,8 +182,11 @@ def test_former_chat_that_is_still_loading_is_never_visible(tab: Tab, site: Site
             requestAnimationFrame(look);
         });""")
     tab.log_in("ada")
-    tab.wait_for_log("call")
-    log_out_in_the_page(tab)
+    route = wait_for_route()
+    tab.log_out_in_the_page()
+    tab.wait_for_event("reset")
+    route.continue_()
+    wait_for_route().continue_()
     tab.wait_for_log("drawn", 2)
     tab.expect_visitor(ANONYMOUS)
     expect(tab.container).to_be_visible()
@@ -216,7 +205,7 @@ def test_page_can_be_scrolled_on_a_phone_when_the_open_chat_is_gone(tab: Tab, si
     tab.type_message("Hello")
     tab.wait_until(f"{overflow} === 'hidden'")
     actions = {
-        "log-out": "fetch('/logout/').then(() => hubspotIdentify.update())",
+        "log-out": LOG_OUT_IN_THE_PAGE,
         "consent": "hubspotIdentify.update('never')",
         "remove": "HubSpotConversations.widget.remove()",
         "body": "document.body.replaceWith(document.createElement('body'))",
@@ -346,17 +335,6 @@ def test_stuck_chat_of_a_former_visitor_reloads_the_page(tab: Tab, site: Site) -
 
 
 # ---- two tabs
-
-
-def test_log_out_in_another_tab(tab: Tab, other_tab: Tab, site: Site) -> None:
-    """Every tab notices the log-out, and resets its own chat."""
-    site.page("/", TAG)
-    tab.log_in("ada")
-    tab.expect_visitor("ada")
-    other_tab.log_out()
-    other_tab.expect_visitor(ANONYMOUS)
-    tab.expect_visitor(ANONYMOUS)
-    assert "identificationToken" not in tab.settings
 
 
 def test_log_in_as_another_user_in_another_tab(tab: Tab, other_tab: Tab, site: Site) -> None:

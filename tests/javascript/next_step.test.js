@@ -32,7 +32,7 @@ function state(...changes) {
   };
   for (const change of [IDENTIFIED, ...changes]) {
     for (const [name, record] of Object.entries(change)) {
-      merged[name] = name === "status" ? record : record && { ...merged[name], ...record };
+      merged[name] = name === "status" ? record : { ...merged[name], ...record };
     }
   }
   return merged;
@@ -91,6 +91,7 @@ const cases = [
   ["another address, no chat at the former one", "refresh", HIDDEN, { widget: { needsRefresh: true } }],
   ["another address, chat in use", "announce", { widget: { needsRefresh: true, inUse: true } }],
   ["another address, a second after the last call", "wait", secondsAgo(1), { widget: { needsRefresh: true } }],
+  ["another address, long enough after the last call", "refresh", secondsAgo(1.2), { widget: { needsRefresh: true } }],
   ["another address, a refresh in progress", "wait", secondsAgo(2), { widget: { needsRefresh: true, isRefreshing: true } }],
   ["another address, a refresh without response", "refresh", secondsAgo(15), { widget: { needsRefresh: true, isRefreshing: true } }],
 
@@ -98,6 +99,7 @@ const cases = [
   ["the body was replaced", "rebuild", { widget: { isContainerLost: true } }],
   ["the body was replaced, chat in use", "rebuild", { widget: { isContainerLost: true, inUse: true } }],
   ["the body was replaced, a second after the last call", "wait", secondsAgo(1), { widget: { isContainerLost: true } }],
+  ["the body was replaced, long enough after the last call", "rebuild", secondsAgo(1.2), { widget: { isContainerLost: true } }],
   ["the page removed the widget, and wants it again", "rebuild", REMOVED],
   ["the page removed the widget", undefined, REMOVED, { page: { wantsChat: false } }],
 ];

@@ -99,15 +99,18 @@ def running_chromium() -> Iterator[Browser]:
 @contextmanager
 def running_display() -> Iterator[str]:
     """Run an X server that has no screen, and yield the name of its display."""
+    program = require("Xvfb")
     read, write = os.pipe()
-    command = [require("Xvfb"), "-displayfd", str(write), "-nolisten", "tcp", "-noreset"]
+    command = [program, "-displayfd", str(write), "-nolisten", "tcp", "-noreset"]
     with subprocess.Popen(command, pass_fds=[write], stderr=subprocess.DEVNULL) as server:
         os.close(write)
-        with open(read) as numbers:
-            number = numbers.readline().strip()
-        assert number, "Xvfb did not start."
-        yield f":{number}"
-        server.terminate()
+        try:
+            with open(read) as numbers:
+                number = numbers.readline().strip()
+            assert number, "Xvfb did not start."
+            yield f":{number}"
+        finally:
+            server.terminate()
 
 
 def require_minibrowser() -> str:
@@ -129,8 +132,10 @@ def running_webkit(display: str) -> Iterator[WebKitGTK]:
     options.set_capability("browserVersion", re.findall(r"[\d.]+", version.stdout)[0])
     driver = WebKitGTK(options, Service(require("WebKitWebDriver"), env=environment))
     driver.set_script_timeout(TIMEOUT / 1000)
-    yield driver
-    driver.quit()
+    try:
+        yield driver
+    finally:
+        driver.quit()
 
 
 @contextmanager
