@@ -163,8 +163,8 @@ def test_log_out_ends_a_conversation_of_the_parent_domain(tab: PortableTab, site
     assert MESSAGE not in chat_text(tab)
 
 
-def test_refresh_in_progress_does_not_identify_the_next_visitor(tab: PortableTab, site: Site) -> None:
-    """HubSpot passes its response to whichever chat is in the page. The reset waits for the response."""
+def log_out_during_a_refresh(tab: PortableTab, site: Site) -> None:
+    """Log out in the page while HubSpot responds to refresh(), until the page has noticed it."""
     site.page("/", TAG)
     tab.log_in("ada")
     tab.expect_visitor("ada")
@@ -173,6 +173,11 @@ def test_refresh_in_progress_does_not_identify_the_next_visitor(tab: PortableTab
     tab.wait_for_log("call", 2)
     tab.log_out_in_the_page()
     tab.wait_for_event("reset")
+
+
+def test_refresh_in_progress_does_not_identify_the_next_visitor(tab: PortableTab, site: Site) -> None:
+    """HubSpot passes its response to whichever chat is in the page. The reset waits for the response."""
+    log_out_during_a_refresh(tab, site)
     tab.wait_for_visibility(False)
     tab.wait_for_event("anonymous")
     tab.expect_visitor(ANONYMOUS)
@@ -181,6 +186,15 @@ def test_refresh_in_progress_does_not_identify_the_next_visitor(tab: PortableTab
     (reset,) = tab.logged("reset")
     assert tab.logged("call answered")[1]["at"] <= reset["at"]
     assert {entry["visitor"] for entry in shown if entry["at"] > reset["at"]} == {ANONYMOUS}
+
+
+def test_chat_opened_before_a_reset_is_that_of_the_next_visitor(tab: PortableTab, site: Site) -> None:
+    """The chat of the former visitor is still there, and hidden."""
+    log_out_during_a_refresh(tab, site)
+    tab.run("hubspotIdentify.open()")
+    tab.expect_visitor(ANONYMOUS)
+    tab.wait_for_visibility(True)
+    assert is_open(tab)
 
 
 # ---- interaction

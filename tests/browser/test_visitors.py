@@ -118,21 +118,6 @@ def test_browser_without_storage(tab: Tab, site: Site) -> None:
 # ---- in the same document
 
 
-def test_chat_opened_before_a_reset_is_that_of_the_next_visitor(tab: Tab, site: Site) -> None:
-    """The chat of the former visitor is still there, and hidden."""
-    site.page("/", TAG)
-    tab.log_in("ada")
-    tab.expect_visitor("ada")
-    tab.wait_for_event("identified")
-    tab.run("__hubspotSandbox.options.latency = 1000; hubspotIdentify.refresh()")
-    tab.wait_for_log("call", 2)
-    tab.log_out_in_the_page()
-    tab.wait_for_event("reset")
-    tab.run("hubspotIdentify.open()")
-    tab.expect_visitor(ANONYMOUS)
-    expect(tab.chat.locator("#panel")).to_be_visible()
-
-
 def test_refresh_of_a_former_visitor_without_response_reloads_the_page(tab: Tab, site: Site) -> None:
     """After 15 seconds, the next visitor gets a chat that HubSpot's late response cannot reach."""
     site.page("/", TAG)

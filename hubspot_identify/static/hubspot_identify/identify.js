@@ -332,7 +332,7 @@
   }
 
   function hasNewToken(visitor, widget) {
-    return visitor.token && (visitor.token !== widget.token || widget.isRefreshing); // again without a response
+    return visitor.token && (visitor.token !== widget.token || widget.isRefreshing); // or HubSpot has not responded
   }
 
   const steps = {
@@ -595,8 +595,8 @@
   /** Without consent: removes the chat, and what earlier pages stored. */
   function withdraw() {
     const { loaded, pending } = widgetStatus();
-    // Nothing cancels what HubSpot loads, so the page is reloaded, but only once: it may call update("never") at each
-    // start.
+    // Nothing cancels what HubSpot loads, so the page is reloaded, but only once: its own script may call
+    // update("never") at each start.
     if ((pending || widget.isRefreshing || (page.hasLoader && !hubspot())) && entry.type !== "reload") {
       location.reload();
     }

@@ -3,7 +3,7 @@
  *
  * Tests can use window.__hubspotSandbox, which the real widget does not have:
  *   log          the actions of the widget; see log.js
- *   visitor      that the chat shows: an e-mail address, "unknown" (anonymous), or undefined if there is no chat
+ *   visitor      the one that the chat shows: an e-mail address, "unknown" (anonymous), or undefined if there is no chat
  *   options      {latency, delay, chat, api, frame, welcome}: see ../loader.js; read at each use
  *   emit(name, detail)   sends an event as HubSpot does
  *
