@@ -313,14 +313,17 @@ class _Session(CallSession):
 
 
 class _CallersThread(Workers):
-    """Runs each job at once in the thread that submits it, or on a worker thread if its call will block."""
+    """Runs each job at once in the thread that submits it, or on a worker thread if its call will block.
+
+    A job that is still running on a worker thread is not run twice, because the second one would find it locked.
+    """
 
     def __init__(self, will_block: Callable[[], bool]) -> None:
         super().__init__()
         self._will_block = will_block
 
     def submit(self, job: Job, *, may_take_last_slot: bool = True) -> Job | None:
-        if self._will_block():
+        if self._will_block() or self._is_running(job):
             return super().submit(job, may_take_last_slot=may_take_last_slot)
         try:
             _database_is_usable()
@@ -330,6 +333,10 @@ class _CallersThread(Workers):
         else:
             _run(job)
         return job
+
+    def _is_running(self, job: Job) -> bool:
+        with self._lock:
+            return any(other.key == job.key for other in self._jobs)
 
 
 @async_unsafe("")

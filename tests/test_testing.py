@@ -183,6 +183,19 @@ def test_invalid_failure_raises(failure: Any) -> None:
         hubspot.fail(failure)
 
 
+def test_caller_waits_for_a_call_that_has_just_been_released() -> None:
+    """The response is not in the cache yet, so a second call would find the visitor locked."""
+    with fake_hubspot() as hubspot:
+        hubspot.hold()
+        services.get_token(ADA)
+        while not hubspot.calls:
+            time.sleep(0.001)
+        hubspot.release()
+        token = services.get_token(ADA, wait=GENEROUS_TIMEOUT)
+    assert token is not None
+    assert hubspot.calls == 1
+
+
 def test_held_call_returns_a_token_when_it_is_released(browser: Client) -> None:
     """While calls are held, requests return at once and visitors are not identified."""
     with fake_hubspot() as hubspot:
