@@ -323,8 +323,10 @@ class _CallersThread(Workers):
         self._will_block = will_block
 
     def submit(self, job: Job, *, may_take_last_slot: bool = True) -> Job | None:
-        if self._will_block() or self._is_running(job):
+        if self._will_block():
             return super().submit(job, may_take_last_slot=may_take_last_slot)
+        if running := self.running(job):
+            return running
         try:
             _database_is_usable()
         except SynchronousOnlyOperation:  # in an event loop, where the site's callables and receivers would fail
@@ -333,10 +335,6 @@ class _CallersThread(Workers):
         else:
             _run(job)
         return job
-
-    def _is_running(self, job: Job) -> bool:
-        with self._lock:
-            return any(other.key == job.key for other in self._jobs)
 
 
 @async_unsafe("")

@@ -132,11 +132,10 @@ class Workers:
             the job, or ``None`` if no slot is free or no thread can be started.
         """
         with self._lock:
+            if running := self.running(job):
+                return running
             now = time.monotonic()
             active = {other for other in self._jobs if now < other.deadline}
-            for other in active:
-                if other.key == job.key:
-                    return other
             slots = SLOTS if may_take_last_slot else SLOTS - 1
             if len(active) >= slots or not _can_start_thread(self._jobs - active):
                 return None
@@ -147,6 +146,12 @@ class Workers:
                 return None
             self._jobs.add(job)
         return job
+
+    def running(self, job: Job) -> Job | None:
+        """Return the job that runs with the same key, unless it is past its deadline."""
+        with self._lock:
+            now = time.monotonic()
+            return next((other for other in self._jobs if other.key == job.key and now < other.deadline), None)
 
     def finish_jobs(self) -> None:
         """Wait for the running jobs, for at most a second, because the process exits.
