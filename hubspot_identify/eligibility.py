@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def visitor_of(request: HttpRequest, config: Config) -> Visitor | None:
-    """Return the visitor whom the request's session identifies, or ``None`` for an anonymous visitor.
+    """Return the visitor whom the request identifies, or ``None`` for an anonymous visitor.
 
     Evaluates, in this order: whether the user is logged in, whether they are impersonated, ``VISITOR``, and whether the
     address is verified. Reads nothing else of the request. Call this only if :func:`is_enabled` returns ``True``.
@@ -37,8 +37,8 @@ def visitor_of(request: HttpRequest, config: Config) -> Visitor | None:
     Raises:
         CallableError: a callable of the site failed, so the visitor must not be identified.
     """
-    user = getattr(request, "user", None)
-    is_logged_in = getattr(user, "is_authenticated", False) is True
+    user = _user_of(request)
+    is_logged_in = _is_logged_in(user)
     has_own_users = user is None and not apps.is_installed("django.contrib.auth")
     if not (is_logged_in or has_own_users) or is_impersonated(request, config):
         return None
@@ -48,6 +48,19 @@ def visitor_of(request: HttpRequest, config: Config) -> Visitor | None:
     if visitor is None or not call_setting("EMAIL_VERIFIED", is_verified, user, visitor, config):
         return None
     return visitor
+
+
+def _user_of(request: HttpRequest) -> Any:
+    """Return the user whom the credentials of the request identify, or else the session's.
+
+    Django Ninja sets ``request.auth`` to what the site's authenticator returns, and leaves ``request.user`` unchanged.
+    """
+    auth = getattr(request, "auth", None)
+    return auth if _is_logged_in(auth) else getattr(request, "user", None)
+
+
+def _is_logged_in(user: Any) -> bool:
+    return getattr(user, "is_authenticated", False) is True
 
 
 def _visitor_or_none(user: Any, request: HttpRequest, config: Config) -> object:

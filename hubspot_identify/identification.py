@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from django.http import JsonResponse
+
 from ._callables import CallableError
 from ._tokens.account import Account
 from ._tokens.entries import VisitorToken
@@ -14,7 +16,9 @@ from .eligibility import is_enabled, visitor_of
 from .visitors import Visitor
 
 if TYPE_CHECKING:
-    from django.http import HttpRequest
+    from django.http import HttpRequest, HttpResponse
+
+RETRY_AFTER = 1  # seconds, for clients that obey the header; the app's script retries sooner
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +30,42 @@ class Identification:
         identity: ``{"email": str, "token": str, "expires_in": seconds}`` for the widget, or ``None``.
         pending: whether a request in a second may return an identity.
         enabled: whether ``ENABLED`` allows the chat for this request. If not, nothing must be loaded from HubSpot.
+        failed: whether a callable in the settings failed, so the visitor could not be determined.
     """
 
     subject: str | None
     identity: dict[str, Any] | None = field(repr=False)
     pending: bool = False
     enabled: bool = True
+    failed: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return ``{"subject": …, "identity": …}`` or ``{"enabled": False}``, as the endpoint sends it."""
         return {"subject": self.subject, "identity": self.identity} if self.enabled else {"enabled": False}
 
+    def as_response(self) -> JsonResponse:
+        """Return :meth:`as_dict` as the response of a view, with the endpoint's status and headers. No cache stores it.
+
+        The status is 202 with ``Retry-After`` if the result is pending, 503 if it has failed, and 200 otherwise.
+        """
+        response = JsonResponse(self.as_dict(), status=503 if self.failed else 202 if self.pending else 200)
+        if self.pending:
+            response.headers["Retry-After"] = str(RETRY_AFTER)
+        forbid_storing(response)
+        return response
+
 
 ANONYMOUS = Identification(subject=None, identity=None)
 DISABLED = Identification(subject=None, identity=None, enabled=False)
+FAILED = Identification(subject=None, identity=None, failed=True)
+
+
+def forbid_storing(response: HttpResponse) -> None:
+    """Set the headers that keep a personal response out of caches and from other sites."""
+    response.headers["Cache-Control"] = "private, no-store"
+    response.headers["Vary"] = "*"  # Service workers store responses despite no-store, but not with this header.
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
 
 
 def identify_account(request: HttpRequest, account: Account, wait: float) -> Identification:
@@ -65,7 +91,7 @@ def resolve_request(request: HttpRequest, account: Account) -> tuple[Visitor, Ca
 
 def unidentified(error: CallableError) -> Identification:
     """Return the safe result after a callable of the site has failed."""
-    return DISABLED if error.prevents_chat else ANONYMOUS
+    return Identification(subject=None, identity=None, enabled=not error.prevents_chat, failed=True)
 
 
 def identification_of(

@@ -125,10 +125,12 @@ def identify(request: HttpRequest, *, wait: float | None = None, account: str | 
     ``IdentifiedPageMiddleware``, or ``Cache-Control: private, no-store`` set by the view.
 
     If ``ENABLED`` or ``CHOOSE_ACCOUNT`` raises an exception, the chat is disabled, as on pages. If another callable in
-    the settings raises one, the visitor is anonymous. Under ``DEBUG``, the exception is raised.
+    the settings raises one, the visitor is anonymous. In both cases, ``failed`` is ``True`` in the result. Under
+    ``DEBUG``, the exception is raised.
 
     Args:
-        request: its session decides who the visitor is.
+        request: of Django, Django REST framework or Django Ninja. Its user is identified, or the user in
+            ``request.auth``, which Django Ninja sets.
         wait: seconds to wait for a token, as in :func:`get_token`; ``None`` for ``PAGE_WAIT`` with inline delivery if a
             fetch has been scheduled, and for 0 otherwise.
         account: a name from ``ACCOUNTS``; ``None`` for the one that ``CHOOSE_ACCOUNT`` returns.

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import logging
+import math
 
+from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
 from django.core.exceptions import DisallowedHost
-from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.views.decorators.csrf import csrf_exempt
 
 from ._callables import CallableError
 from ._compat import keep_out_of_logs
 from ._tokens.account import account_for
 from .exceptions import UnknownAccountError
-from .identification import ANONYMOUS, Identification, identify_account
-from .logs import raise_or_log
+from .identification import ANONYMOUS, FAILED, Identification, forbid_storing, identify_account
+from .logs import log_throttled, raise_or_log
 
 logger = logging.getLogger(__name__)
 
-RETRY_AFTER = 1  # seconds, for clients that obey the header; the app's script retries sooner
+ONLY_SESSIONS = (
+    "A request to the identity endpoint has an Authorization header and no session cookie. The endpoint does not read "
+    "API tokens. For API clients and mobile apps, write a view of your own: see docs/clients.rst."
+)
 
 
 @login_not_required
@@ -34,11 +39,10 @@ def identity(request: HttpRequest, account: str | None = None) -> HttpResponse:
     exist looks like one whose visitor is anonymous. Django logs none of the responses, because anonymous visitors can
     request any number of them.
     """
+    if "HTTP_AUTHORIZATION" in request.META and settings.SESSION_COOKIE_NAME not in request.COOKIES:
+        log_throttled(logger, logging.DEBUG, ONLY_SESSIONS, every=math.inf)
     response = _respond(request, account)
-    response.headers["Cache-Control"] = "private, no-store"
-    response.headers["Vary"] = "*"  # Service workers store responses despite no-store, but not with this header.
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+    forbid_storing(response)
     keep_out_of_logs(response)
     return response
 
@@ -57,10 +61,8 @@ def _respond(request: HttpRequest, name: str | None) -> HttpResponse:
     except Exception as error:  # noqa: BLE001 - sessions and users raise anything
         if not isinstance(error, CallableError):
             _raise_or_log(error)
-        return JsonResponse(ANONYMOUS.as_dict(), status=503)
-    if identification.pending:
-        return JsonResponse(identification.as_dict(), status=202, headers={"Retry-After": str(RETRY_AFTER)})
-    return JsonResponse(identification.as_dict())
+        identification = FAILED
+    return identification.as_response()
 
 
 def _identify(request: HttpRequest, name: str | None) -> Identification:

@@ -150,7 +150,8 @@ def user_visitor(user: Any, request: HttpRequest | None = None) -> Visitor | Non
 
 def user_email_field(user: Any) -> str:
     """Return the name of the field with the address of a user or a user model, whether or not it exists."""
-    return getattr(user, "get_email_field_name", lambda: "email")() or "email"
+    get_name = getattr(user, "get_email_field_name", None)  # None in simplejwt's users, which have every attribute
+    return (get_name() if callable(get_name) else None) or "email"
 
 
 def _names_of(user: Any) -> tuple[str, str]:

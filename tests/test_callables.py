@@ -128,7 +128,7 @@ def test_services_identify_no_visitor(
     """The functions do not raise, so views need not handle the exception. They disable the chat as the tag does."""
     assert function(request_by(ada())).identity is not None
     configure(settings, **{setting: fails})
-    assert function(request_by(ada())) == Identification(None, None, enabled=setting not in OF_THE_PAGE)
+    assert function(request_by(ada())) == Identification(None, None, enabled=setting not in OF_THE_PAGE, failed=True)
 
 
 @every_setting

@@ -482,3 +482,22 @@ def test_cors_for_all_origins_does_not_open_the_endpoint(
     assert_refused(fetch(headers=origin))
     for site in ("cross-site", "same-site"):
         assert_refused(fetch(headers={**SCRIPT_HEADERS, **origin, "Sec-Fetch-Site": site}))
+
+
+def test_authorization_without_a_session_is_explained_once(
+    fetch: Fetch, known: dict[str, Any], client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A mobile app that calls the endpoint by mistake is anonymous or rejected, and one DEBUG record says why."""
+    caplog.set_level(logging.DEBUG, "hubspot_identify")
+    authorization = {"Authorization": "Bearer token-of-the-api"}
+    assert content_of(fetch(headers={**SCRIPT_HEADERS, **authorization})) == known
+    assert content_of(fetch()) == known
+    assert caplog.records == []
+    client.cookies.clear()
+    assert content_of(fetch(headers={**SCRIPT_HEADERS, **authorization})) == ANONYMOUS
+    assert fetch(headers=authorization).status_code == 403
+    assert content_of(fetch()) == ANONYMOUS
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("hubspot_identify.views", logging.DEBUG)
+    assert "docs/clients" in record.getMessage()
+    assert "token-of-the-api" not in record.getMessage()

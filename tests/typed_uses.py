@@ -38,7 +38,8 @@ def page(request: HttpRequest) -> HttpResponse:
     assert_type(identification.subject, str | None)
     assert_type(identification.as_dict(), dict[str, Any])
     assert_type(render_script(request, identity=identification), SafeString)
-    return JsonResponse(identification.as_dict())
+    assert_type(identification.as_response(), JsonResponse)
+    return identification.as_response()
 
 
 async def asynchronous_page(request: HttpRequest) -> HttpResponse:
