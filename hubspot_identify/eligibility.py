@@ -29,8 +29,9 @@ logger = logging.getLogger(__name__)
 def visitor_of(request: HttpRequest, config: Config) -> Visitor | None:
     """Return the visitor whom the request identifies, or ``None`` for an anonymous visitor.
 
-    Evaluates, in this order: whether the user is logged in, whether they are impersonated, ``VISITOR``, and whether the
-    address is verified. Reads nothing else of the request. Call this only if :func:`is_enabled` returns ``True``.
+    Evaluates, in this order: whether the user is logged in, whether they are impersonated, whether a second factor is
+    outstanding, ``VISITOR``, and whether the address is verified. Reads nothing else of the request. Call this only if
+    :func:`is_enabled` returns ``True``.
 
     ``VISITOR`` is called without a user only if ``django.contrib.auth`` is not installed.
 
@@ -41,6 +42,8 @@ def visitor_of(request: HttpRequest, config: Config) -> Visitor | None:
     is_logged_in = _is_logged_in(user)
     has_own_users = user is None and not apps.is_installed("django.contrib.auth")
     if not (is_logged_in or has_own_users) or is_impersonated(request, config):
+        return None
+    if has_outstanding_second_factor(user):
         return None
     visitor: Visitor | None = call_setting(
         "VISITOR", _visitor_or_none, user, request, config, returns=(Visitor, NoneType)
@@ -95,6 +98,20 @@ def is_impersonated(request: HttpRequest, config: Config) -> bool:
     if session is not None and any(session[key] not in (None, []) for key in keys & session.keys()):
         return True
     return config.impersonated is not None and call_setting("IMPERSONATED", config.impersonated, request)
+
+
+def has_outstanding_second_factor(user: Any) -> bool:
+    """Return whether the user has a confirmed device of django-otp, and has not used it in this session.
+
+    Returns ``False`` if ``OTPMiddleware`` has not set the user's attributes, for example for clients with an API token.
+    """
+    if not apps.is_installed("django_otp") or getattr(user, "otp_device", user) is not None:
+        return False
+    if not callable(getattr(user, "is_verified", None)):  # a user of simplejwt, all of whose other attributes are None
+        return False
+    from django_otp import user_has_device  # a dependency of the site
+
+    return bool(user_has_device(user))
 
 
 def is_verified(user: Any, visitor: Visitor, config: Config) -> bool:
