@@ -22,6 +22,7 @@ from pytest_django import Settings
 from support.programs import lacking
 from support.site import serving_site
 
+from hubspot_identify import services
 from hubspot_identify._hubspot import client
 from hubspot_identify.sandbox.state import sandbox
 from hubspot_identify.testing import join_threads
@@ -203,6 +204,15 @@ def recorder(request: HttpRequest) -> HttpResponse:
     return HttpResponse(RECORDER, content_type="text/javascript")
 
 
+def api_identity(request: HttpRequest) -> HttpResponse:
+    """Identify the user whose name is the token, as docs/clients.rst shows."""
+    scheme, _, name = request.headers.get("Authorization", "").partition(" ")
+    if scheme != "Bearer" or not name:
+        return JsonResponse({"detail": "The token is invalid."}, status=401)
+    request.user = User(pk=len(name), email=f"{name}@example.com")
+    return services.identify(request, wait=10).as_response()
+
+
 def log_in(request: HttpRequest, name: str = "") -> HttpResponse:
     """Log in as this user, or log out without one, and redirect to ``next``."""
     response = redirect(request.GET.get("next", "/"))
@@ -218,6 +228,7 @@ urlpatterns = [
     path("sandbox/", include("hubspot_identify.sandbox.urls")),
     path("static/<path:path>", serve),
     path("recorder.js", recorder),
+    path("api/chat-identity/", api_identity),
     path("login/<slug:name>/", log_in),
     path("logout/", log_in),
     re_path("", show_page),

@@ -154,7 +154,7 @@ def test_script_defines_one_global_with_the_documented_methods(tab: Tab, site: S
     }
     documented = {name for row in table_of("docs/browser") for name in re.findall(r"(\w+)\(", row[0])}
     assert set(tab.run("Object.keys(hubspotIdentify)")) == documented
-    assert documented == {"load", "open", "close", "refresh", "update", "reset", "status"}
+    assert documented == {"load", "open", "close", "refresh", "update", "identifyWith", "reset", "status"}
 
 
 # ---- other ways to run the script

@@ -96,10 +96,10 @@ const cases = [
   ["another address, a refresh without response", "refresh", secondsAgo(15), { widget: { needsRefresh: true, isRefreshing: true } }],
 
   // The container
-  ["the body was replaced", "rebuild", { widget: { isContainerLost: true } }],
-  ["the body was replaced, chat in use", "rebuild", { widget: { isContainerLost: true, inUse: true } }],
-  ["the body was replaced, a second after the last call", "wait", secondsAgo(1), { widget: { isContainerLost: true } }],
-  ["the body was replaced, long enough after the last call", "rebuild", secondsAgo(1.2), { widget: { isContainerLost: true } }],
+  ["the body was replaced", "rebuild", { widget: { isLost: true } }],
+  ["the body was replaced, chat in use", "rebuild", { widget: { isLost: true, inUse: true } }],
+  ["the body was replaced, a second after the last call", "wait", secondsAgo(1), { widget: { isLost: true } }],
+  ["the body was replaced, long enough after the last call", "rebuild", secondsAgo(1.2), { widget: { isLost: true } }],
   ["the page removed the widget, and wants it again", "rebuild", REMOVED],
   ["the page removed the widget", undefined, REMOVED, { page: { wantsChat: false } }],
 ];
@@ -109,7 +109,7 @@ for (const [title, step, ...changes] of cases) {
 }
 
 test("a step that has to wait is not lost, however early a timer is", () => {
-  const changes = [{ widget: { needsRefresh: true } }, { widget: { isContainerLost: true } }];
+  const changes = [{ widget: { needsRefresh: true } }, { widget: { isLost: true } }];
   for (const change of changes) {
     for (const age of [0, 0.5, 1.199]) assert.equal(nextStep(state(change, secondsAgo(age)), NOW), "wait");
   }

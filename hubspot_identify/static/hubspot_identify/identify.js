@@ -18,11 +18,11 @@
   // <img name="currentScript"> hides document.currentScript.
 
   /** @returns {any} */
-  const windowValue = (name) => Object.getOwnPropertyDescriptor(window, name) && window[name];
+  const windowValue = (name) => Object.getOwnPropertyDescriptor(window, name) ?.value;
   const documentValue = (name) => Reflect.get(Document.prototype, name, document);
   const hubspot = () => windowValue("HubSpotConversations"); // load() replaces the object
-  const currentAddress = () => location.pathname + location.search;
-  const widgetStatus = () => ownProperties(hubspot()?.widget?.status());
+  const currentAddress = () => location.href.split("#")[0];
+  const widgetStatus = () => plain(hubspot()?.widget?.status());
 
   /**
    * Copies an object without its prototype. Other code of the page may have a fault that lets injected JSON add
@@ -30,11 +30,11 @@
    *
    * @returns {any}
    */
-  const ownProperties = (object) => ({ __proto__: null, ...object });
+  const plain = (object) => ({ __proto__: null, ...object });
 
   const currentScript = documentValue("currentScript");
   if (!currentScript?.matches("[data-endpoint], [data-loader], [data-load-on]")) {
-    return console.warn("identify.js needs its script element");
+    return console.warn("identify.js has no element");
   }
   if (windowValue("hubspotIdentify")) return windowValue("hubspotIdentify").update(currentScript);
 
@@ -44,6 +44,7 @@
    * Who uses the site:
    *
    * subject         undefined: not known yet, "": anonymous, otherwise an opaque digest
+   * source          the function that returns the visitor: the one passed to identifyWith(), or fetchIdentity()
    * email, token    "": anonymous, not identified yet, expired, or the last request failed
    * request         the request that is due or in progress: no step is taken, and responses to older ones are ignored
    * requestedAt     when the last request was sent
@@ -53,7 +54,7 @@
    * isUncertain     there was a visitor, and whether the present one is the same is unknown: no chat is visible
    * overruled       another tab's stored subject, which this tab has replaced with its own once already
    */
-  const visitor = ownProperties({ failures: 0 });
+  const visitor = plain({ failures: 0 });
 
   /**
    * HubSpot's widget:
@@ -62,7 +63,7 @@
    * token           the token of its last call; undefined: never started, "": anonymous, or rebuilt
    * isRefreshing    HubSpot has not responded to refresh() yet
    * elements        its elements when it became ready, and injected ones that look the same
-   * isContainerLost the page has replaced its body, and the container was in it
+   * isLost          the page has replaced its body, and the container was in it
    * inUse           the visitor has opened the chat, so it must not be refreshed
    * openWhenReady   open() was called, and the chat is not open yet
    * mustReset       it may belong to a former visitor or to the time before consent was withdrawn: no chat is visible
@@ -71,9 +72,9 @@
    * wasStuck        its load took too long, so it was rebuilt; the late load may still display a chat
    * object          HubSpot's object in which the event handlers are registered
    * calledAt        when its script was added, or when it was last started, refreshed or reset
-   * heldSettings    the page's settings object in which this script may remove loadImmediately: false
+   * settings        the page's settings object in which this script may remove loadImmediately: false
    */
-  const widget = ownProperties({ phase: "waiting", elements: [] });
+  const widget = plain({ phase: "waiting", elements: [] });
 
   /**
    * The page:
@@ -82,12 +83,12 @@
    * wantsChat        from the moment that LOAD_ON names, or from load() or open(), until consent is withdrawn or the
    *                  page removes the widget
    * hasLoader        HubSpot's script has been added, or the page adds it
-   * threadWhenLeft   HubSpot's cookie when the page went into the back/forward cache
+   * formerThread     HubSpot's cookie when the page went into the back/forward cache
    */
-  const page = ownProperties({ address: currentAddress() });
+  const page = plain({ address: currentAddress() });
 
   /** The data attributes of the script element. Those of a later page in the same document replace them. */
-  let config = ownProperties();
+  let config = plain();
 
   /** @type {any[]} How the browser loaded the page. */
   const [entry = {}] = performance.getEntriesByType("navigation");
@@ -101,7 +102,7 @@
   }
 
   function emit(name, detail) {
-    const event = new CustomEvent(`hubspot-identify:${name}`, { __proto__: null, detail });
+    const event = new CustomEvent("hubspot-identify:" + name, { __proto__: null, detail });
     documentValue("dispatchEvent").call(document, event);
   }
 
@@ -171,7 +172,7 @@
    */
   function recheckVisitor(mayHaveChanged) {
     visitor.mayHaveChanged ||= mayHaveChanged;
-    if (!config.endpoint && !mayHaveChanged) return reconcile();
+    if (!visitor.source && !mayHaveChanged) return reconcile();
     if (page.wantsChat) {
       visitor.request = {};
       return schedule(requestVisitor, 200);
@@ -180,29 +181,40 @@
     setIdentity();
   }
 
+  const fetchIdentity = ({ signal }) =>
+    fetch(safeUrl(config.endpoint), {
+      __proto__: null,
+      headers: { "X-HubSpot-Identify": "1" },
+      signal,
+      mode: "same-origin",
+      cache: "no-store",
+      redirect: "manual",
+    });
+
+  /**
+   * Requests the visitor from the source, which returns {subject, identity}, or a response that contains this as JSON.
+   * The source receives an AbortSignal, as {signal}.
+   */
   async function requestVisitor() {
-    const request = (visitor.request = {});
+    const request = (visitor.request = new AbortController());
+    const abandon = () => {
+      request.abort();
+      // A source may ignore the signal.
+      if (request === visitor.request) setVisitor();
+    };
     const stored = storedSubject();
     visitor.requestedAt = Date.now();
     let answer;
     try {
-      // While the endpoint responds with 202, it is worth waiting for the token.
-      for (const delay of config.endpoint ? [400, 1000, 2000, 0] : []) {
-        const controller = new AbortController();
-        setTimeout(() => controller.abort(), 5000);
-        const response = await fetch(safeUrl(config.endpoint), {
-          __proto__: null,
-          headers: { "X-HubSpot-Identify": "1" },
-          signal: controller.signal,
-          mode: "same-origin",
-          cache: "no-store",
-          redirect: "manual",
-        });
+      // While the status is 202, it is worth waiting for the token.
+      for (const delay of [400, 1000, 2000, 0]) {
+        schedule(abandon, 5000);
+        const response = await visitor.source(request);
         if (request !== visitor.request) return;
         // A redirect (status 0) or another page in place of the response suggests that the session has ended.
         // setVisitor() undoes this if the response is valid.
         visitor.mayHaveChanged ||= response.status < 500;
-        answer = response.ok && (await response.json());
+        answer = response.json ? response.ok && (await response.json()) : response;
         if (response.status !== 202) break;
         // This hides the chat of a former visitor.
         visitor.isUncertain ||= visitor.subject && visitor.subject !== answer.subject;
@@ -211,7 +223,7 @@
         await new Promise((resolve) => setTimeout(resolve, delay));
       }
     } catch {
-      answer = undefined; // not that of an earlier response with the status 202
+      return abandon();
     }
     if (request !== visitor.request) return;
     // Another tab has stored a different visitor since the request: the response may be older than the change.
@@ -223,28 +235,27 @@
   function setVisitor(answer) {
     clearTimeout(requestVisitor.timer);
     visitor.request = undefined;
-    const { subject, identity, enabled } = ownProperties(answer);
+    const { subject, identity, enabled } = plain(answer);
     if (enabled === false) return withdraw();
     setIdentity(subject && identity); // before a reset, during which HubSpot reads it
     const stored = storedSubject();
-    const remembered = visitor.subject || stored;
+    const former = visitor.subject || stored;
     if (subject === undefined) {
       if (!visitor.failures++) emit("failed", { reason: "endpoint" });
-      visitor.isUncertain = remembered && (visitor.mayHaveChanged || stored !== visitor.subject);
+      visitor.isUncertain = former && (visitor.mayHaveChanged || stored !== visitor.subject);
       // After 2 s, then after twice as long each time, at most after 5 min.
-      if (remembered && config.endpoint) schedule(requestVisitor, Math.min(1000 * 2 ** visitor.failures, 3e5));
+      if (former) schedule(requestVisitor, Math.min(2 ** visitor.failures, 300) * 1000);
       return reconcile();
     }
-    const present = subject ?? "";
+    const present = `${subject ?? ""}`;
     // Two tabs of one session can have different subjects (two accounts). Each overwrites the other's subject only once.
     if (stored !== present && (present !== visitor.subject || stored !== visitor.overruled)) {
       visitor.overruled = present === visitor.subject && stored;
       storedSubject(present ? "setItem" : "removeItem", present);
     }
     visitor.subject = present;
-    visitor.failures = 0;
-    visitor.mayHaveChanged = visitor.isUncertain = false;
-    if (remembered && remembered !== present) {
+    visitor.mayHaveChanged = visitor.isUncertain = visitor.failures = 0;
+    if (former && former !== present) {
       widget.mustReset = true;
       deleteChatCookies();
       emit("reset");
@@ -253,10 +264,10 @@
   }
 
   function setIdentity(identity) {
-    const { email = "", token = "", expires_in } = ownProperties(identity);
+    const { email = "", token = "", expires_in } = plain(identity);
     Object.assign(visitor, { email, token });
     writeSettings();
-    if (token) schedule(onExpiry, expires_in * 1000);
+    if (token) schedule(onExpiry, Math.min(expires_in * 1000 || 4e7, 4e7));
   }
 
   function onExpiry() {
@@ -285,16 +296,20 @@
     // A start or a reset has replaced HubSpot's object.
     if (widget.object !== hubspot()) {
       widget.object = hubspot();
-      for (const nameAndHandler of eventHandlers) {
-        widget.object.off(...nameAndHandler);
-        widget.object.on(...nameAndHandler);
+      for (const handler of handlers) {
+        widget.object.off(...handler);
+        widget.object.on(...handler);
       }
     }
     if (loaded || pending) widget.token ??= ""; // the page has started it
     if (pending || widget.isRefreshing) return;
-    if (loaded && config["load-on"] === "never") hubspot().widget.remove();
-    else if (loaded) onWidgetReady();
-    else if (widget.phase === "ready") {
+    if (loaded && config.loadOn === "never") hubspot().widget.remove();
+    else if (loaded && widget.phase !== "ready") {
+      widget.phase = "ready";
+      widget.isLost = false;
+      widget.elements = findChat();
+      emit("ready");
+    } else if (!loaded && widget.phase === "ready") {
       // The page has removed the widget, and wants it again only if open() has been called.
       widget.phase = "waiting";
       page.wantsChat = widget.openWhenReady;
@@ -324,7 +339,7 @@
     if (!isStarted) return "load";
     if (widget.mustReset) return widget.wasStuck ? "reloadPage" : "reset";
     let step;
-    if (status.loaded ? widget.isContainerLost : widget.phase === "waiting") step = "rebuild";
+    if (status.loaded ? widget.isLost : widget.phase === "waiting") step = "rebuild";
     else if (!widget.inUse && (hasNewToken(visitor, widget) || widget.needsRefresh)) step = "refresh";
     else return "announce";
     // HubSpot delays a call that follows another one within a second.
@@ -359,14 +374,14 @@
     load() {
       widget.mustReset = false;
       const settings = writeSettings();
-      if (settings.loadImmediately === false && settings !== widget.heldSettings) return; // the page holds the widget
+      if (settings.loadImmediately === false && settings !== widget.settings) return; // the page holds the widget
       beginCall(visitor.token);
       hubspot().widget.load();
       delete settings.loadImmediately;
     },
 
     refresh() {
-      const options = ownProperties(hasNewToken(visitor, widget) && { setIdentification: true });
+      const options = plain(hasNewToken(visitor, widget) && { setIdentification: true });
       beginCall(visitor.token || widget.token);
       widget.isRefreshing = true;
       hubspot().widget.refresh(options);
@@ -416,7 +431,7 @@
     clearTimeout(checkUse.timer);
     widget.phase = "loading";
     widget.elements = [];
-    widget.inUse = widget.isRefreshing = widget.isContainerLost = false;
+    widget.inUse = widget.isRefreshing = widget.isLost = false;
   }
 
   // The only sign that HubSpot has responded to refresh(): no event and no property of the widget shows it.
@@ -429,7 +444,7 @@
     }, 300); // HubSpot handles the response first
   }).observe({ __proto__: null, type: "resource" });
 
-  const eventHandlers = (
+  const handlers = (
     "conversationStarted conversationClosed userSelectedThread unreadConversationCountChanged contactAssociated " +
     "userInteractedWithWidget widgetLoaded widgetHidden widgetClosed quickReplyButtonClick"
   )
@@ -457,14 +472,6 @@
     reconcile();
   }
 
-  function onWidgetReady() {
-    if (widget.phase === "ready") return;
-    widget.phase = "ready";
-    widget.isContainerLost = false;
-    widget.elements = findChat();
-    emit("ready");
-  }
-
   /** Keeps htmx from storing the page while the chat is in use. */
   function setInUse(inUse) {
     widget.inUse = inUse;
@@ -477,7 +484,7 @@
     updateVisibility();
     if (!widget.elements[0] || widget.elements.some(({ isConnected }) => isConnected)) return;
     widget.elements = []; // one request for each loss, however often the page changes
-    widget.isContainerLost = true;
+    widget.isLost = true;
     recheckVisitor(true);
   }).observe(document, { __proto__: null, childList: true, subtree: true });
 
@@ -526,14 +533,14 @@
   addEventListener("turbo:before-cache", removeChat);
   addEventListener("htmx:beforeHistorySave", () => widget.inUse || removeChat());
   addEventListener("pagehide", () => {
-    page.threadWhenLeft = currentThread();
+    page.formerThread = currentThread();
     visitor.isUncertain = true; // until the endpoint has confirmed who came back
     updateVisibility();
   });
   addEventListener("pageshow", ({ persisted }) => {
     if (!persisted) return;
     // A different thread may be that of another person, who has used this browser in the meantime.
-    widget.mustReset ||= page.threadWhenLeft !== currentThread();
+    widget.mustReset ||= page.formerThread !== currentThread();
     recheckVisitor(true);
   });
   addEventListener("visibilitychange", () => {
@@ -546,27 +553,29 @@
 
   /** Reads the element that the browser is executing: the first one, or that of a later page in the same document. */
   function configure(script) {
-    const next = ownProperties({ "load-on": "page", nonce: script.nonce });
-    for (const { name, value } of script.attributes) next[name.slice(5)] = value; // without "data-"
+    const next = plain({ loadOn: "page", nonce: script.nonce });
+    // A spread would read properties that injected JSON has added to Object.prototype.
+    for (const name of Reflect.ownKeys(script.dataset)) next[name] = script.dataset[name];
     delete script.dataset.subject;
     delete script.dataset.identity;
     // HubSpot's script cannot switch to another account.
     if (config.loader && next.loader && next.loader !== config.loader) return;
-    const { subject, identity, launcher, labels = "", "load-on": loadOn } = (config = next);
+    const { subject, identity, launcher, labels = "", loadOn } = (config = next);
+    visitor.source ??= config.endpoint && fetchIdentity;
     if (loadOn === "never") return withdraw();
     if (!page.wantsChat) holdWidget();
     // A prerendered, prefetched or cached page may contain a former visitor. transferSize is 300 plus the size of the
     // body for a page from the network, and 0 (300 in WebKit) from a cache.
-    const isOldPage =
+    const isOld =
       documentValue("prerendering") || entry.activationStart || entry.deliveryType ||
-      (!(entry.transferSize > 300) && (config.endpoint || entry.type === "back_forward"));
-    if (subject === undefined || (script === currentScript && isOldPage)) recheckVisitor(true);
+      (!(entry.transferSize > 300) && (visitor.source || entry.type === "back_forward"));
+    if (subject === undefined || (script === currentScript && isOld)) recheckVisitor(true);
     else setVisitor({ subject, identity: JSON.parse(identity || null) });
     if (loadOn === "page") start();
     if (loadOn === "idle") {
-      const whenIdle = () => (windowValue("requestIdleCallback") ?? setTimeout)(start);
-      if (document.readyState === "complete") whenIdle();
-      else addEventListener("load", whenIdle);
+      const whenIdle = windowValue("requestIdleCallback") ?? setTimeout;
+      if (document.readyState === "complete") whenIdle(start);
+      else addEventListener("load", () => whenIdle(start));
     }
     if (launcher && !page.wantsChat) addScript(launcher, script.nonce).dataset.labels = labels;
   }
@@ -577,12 +586,12 @@
     const { loaded, pending } = widgetStatus();
     if (loaded || pending || settings.loadImmediately === false) return;
     settings.loadImmediately = false;
-    widget.heldSettings = settings;
+    widget.settings = settings;
   }
 
   function start() {
     if (documentValue("prerendering")) return document.addEventListener("prerenderingchange", start);
-    if (page.wantsChat || config["load-on"] === "never") return;
+    if (page.wantsChat || config.loadOn === "never") return;
     page.wantsChat = true;
     if (widget.token === undefined) widget.phase = "loading";
     if (visitor.subject === undefined) {
@@ -601,7 +610,7 @@
       location.reload();
     }
     page.wantsChat = false;
-    config["load-on"] = "never";
+    config.loadOn = "never";
     setVisitor({ subject: null });
     visitor.subject = undefined;
     deleteChatCookies();
@@ -615,7 +624,7 @@
   const api = (window.hubspotIdentify = {
     load() {
       reconcile(); // notices that the page has removed the widget
-      widget.heldSettings = writeSettings(); // even if the page holds it
+      widget.settings = writeSettings(); // even if the page holds it
       start();
       reconcile();
     },
@@ -638,8 +647,12 @@
       if (change && change === documentValue("currentScript")) return configure(change);
       if (change === "never") return withdraw();
       if (change !== "page") return recheckVisitor(true);
-      config["load-on"] = change;
+      config.loadOn = change;
       start();
+    },
+    identifyWith(source) {
+      visitor.source = source;
+      recheckVisitor(true);
     },
     reset() {
       visitor.subject ||= true; // so that there is a former visitor
