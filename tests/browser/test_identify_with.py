@@ -65,8 +65,12 @@ def ada(subject: object = "ada", **identity: float) -> str:
 
 def set_token(tab: PortableTab, name: str | None) -> None:
     """Log in or out as the application does."""
-    tab.run("name => name ? sessionStorage.setItem('api-token', name) : sessionStorage.clear()", name)
-    tab.run("hubspotIdentify.update()")
+    if name:
+        tab.run("name => localStorage.setItem('api-token', name)", name)
+        tab.run("hubspotIdentify.update()")
+    else:
+        tab.run("hubspotIdentify.reset()")
+        tab.run("localStorage.clear()")
 
 
 # ---- the application of the manual
@@ -79,7 +83,7 @@ def test_user_of_an_api_token_is_identified(portable_tab: PortableTab, site: Sit
     site.page("/empty/", "")
     add_application(site)
     tab.go("/empty/")
-    tab.run("sessionStorage.setItem('api-token', 'ada')")
+    tab.run("localStorage.setItem('api-token', 'ada')")
     tab.go()
     tab.expect_visitor("ada")
     tab.wait_for_event("identified")
@@ -117,9 +121,22 @@ def test_page_restored_after_log_out_shows_no_identity(portable_tab: PortableTab
     set_token(tab, "ada")
     tab.expect_visitor("ada")
     tab.go("/next/")
-    tab.run("sessionStorage.clear()")
+    tab.run("localStorage.removeItem('api-token')")
     tab.go_back()
     tab.expect_visitor(ANONYMOUS)
+
+
+@every_browser
+def test_expired_api_token_leaves_an_anonymous_chat(portable_tab: PortableTab, site: Site) -> None:
+    """The API responds with 401, for which the application returns an anonymous visitor."""
+    tab = portable_tab
+    add_application(site)
+    tab.go()
+    set_token(tab, "ada")
+    tab.expect_visitor("ada")
+    set_token(tab, "expired")
+    tab.expect_visitor(ANONYMOUS)
+    assert "failed" not in tab.events
 
 
 # ---- the rules for its result

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from docutils import nodes
 from docutils.core import publish_doctree
+from docutils.parsers.rst import roles
 
 ROOT = Path(__file__).parents[2]
+
+roles.register_generic_role("doc", nodes.inline)  # Sphinx's link to another page
 
 
 def text_of(page: str) -> str:
