@@ -71,6 +71,16 @@ def test_settings_and_callbacks_that_the_page_replaces_later(tab: Tab, site: Sit
     assert tab.settings["disableAttachment"] is True
 
 
+@pytest.mark.parametrize("name", ["hsConversationsSettings", "HubSpotConversations"])
+def test_page_that_observes_the_globals_of_hubspot(tab: Tab, site: Site, name: str) -> None:
+    """Scripts of the page may replace a global variable by a getter and a setter."""
+    accessors = "get: () => window.observed, set: (value) => { window.observed = value; }"
+    site.page("/", f"<script>Object.defineProperty(window, '{name}', {{{accessors}}})</script>{TAG}")
+    tab.log_in("ada")
+    tab.expect_visitor("ada")
+    assert tab.run("observed") is not None
+
+
 @pytest.mark.parametrize("account", ["embedded", "embedded-inline"])
 def test_tag_before_the_embed_code(tab: Tab, site: Site, account: str) -> None:
     """Without ``PORTAL_ID`` and with the tag in the head, the embed code loads the chat identified, and once."""

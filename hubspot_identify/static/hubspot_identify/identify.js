@@ -18,7 +18,7 @@
   // <img name="currentScript"> hides document.currentScript.
 
   /** @returns {any} */
-  const windowValue = (name) => Object.getOwnPropertyDescriptor(window, name) ?.value;
+  const windowValue = (name) => Object.getOwnPropertyDescriptor(window, name) && window[name];
   const documentValue = (name) => Reflect.get(Document.prototype, name, document);
   const hubspot = () => windowValue("HubSpotConversations"); // load() replaces the object
   const currentAddress = () => location.href.split("#")[0];
@@ -137,7 +137,7 @@
     for (const [name] of cookies().matchAll(/(messagesUtk|hs-messages-[^=;]*)=/g)) {
       // Not for the top-level domain: browsers refuse such a cookie, and Firefox logs it.
       for (let domain = `.${location.hostname}`; domain; domain = domain.replace(/\.[^.]*(\.[^.]*$)?/, "")) {
-        Reflect.set(Document.prototype, "cookie", `${name}; max-age=0; path=/; domain=${domain}`, document);
+        Reflect.set(Document.prototype, "cookie", name + "; max-age=0; path=/; domain=" + domain, document);
       }
     }
   }
@@ -247,7 +247,7 @@
       if (former) schedule(requestVisitor, Math.min(2 ** visitor.failures, 300) * 1000);
       return reconcile();
     }
-    const present = `${subject ?? ""}`;
+    const present = (subject ?? "") + "";
     // Two tabs of one session can have different subjects (two accounts). Each overwrites the other's subject only once.
     if (stored !== present && (present !== visitor.subject || stored !== visitor.overruled)) {
       visitor.overruled = present === visitor.subject && stored;
@@ -374,7 +374,7 @@
     load() {
       widget.mustReset = false;
       const settings = writeSettings();
-      if (settings.loadImmediately === false && settings !== widget.settings) return; // the page holds the widget
+      if (settings.loadImmediately === false && settings !== widget.heldSettings) return; // the page holds the widget
       beginCall(visitor.token);
       hubspot().widget.load();
       delete settings.loadImmediately;
@@ -586,7 +586,7 @@
     const { loaded, pending } = widgetStatus();
     if (loaded || pending || settings.loadImmediately === false) return;
     settings.loadImmediately = false;
-    widget.settings = settings;
+    widget.heldSettings = settings;
   }
 
   function start() {
@@ -624,7 +624,7 @@
   const api = (window.hubspotIdentify = {
     load() {
       reconcile(); // notices that the page has removed the widget
-      widget.settings = writeSettings(); // even if the page holds it
+      widget.heldSettings = writeSettings(); // even if the page holds it
       start();
       reconcile();
     },
