@@ -21,7 +21,9 @@ from django_otp import DEVICE_ID_SESSION_KEY
 from django_otp.plugins.otp_totp.models import TOTPDevice
 from docutils import nodes
 from pytest_django import Settings
+from rest_framework.authentication import SessionAuthentication, TokenAuthentication
 from rest_framework.authtoken.models import Token
+from rest_framework_simplejwt.authentication import JWTAuthentication, JWTStatelessUserAuthentication
 from rest_framework_simplejwt.tokens import AccessToken
 from support.manual import code_blocks, tree_of
 from support.server import TokenServer, email_of
@@ -37,9 +39,9 @@ URL = "/api/chat-identity/"
 ANONYMOUS = {"subject": None, "identity": None}
 #: The section of the page and the authentication class of each way to authenticate.
 WAYS = {
-    "session": ("Django REST framework", "rest_framework.authentication.SessionAuthentication"),
-    "token": ("Django REST framework", "rest_framework.authentication.TokenAuthentication"),
-    "simplejwt": ("Django REST framework", "rest_framework_simplejwt.authentication.JWTAuthentication"),
+    "session": ("Django REST framework", SessionAuthentication),
+    "token": ("Django REST framework", TokenAuthentication),
+    "simplejwt": ("Django REST framework", JWTAuthentication),
     "ninja": ("Django Ninja", None),
     "plain": ("Other authentication", None),
 }
@@ -77,9 +79,7 @@ def api(request: pytest.FixtureRequest, settings: Settings, monkeypatch: pytest.
     section, authentication = WAYS[request.param]
     add_recipe(settings, monkeypatch, section)
     if authentication:
-        settings.REST_FRAMEWORK = {"DEFAULT_AUTHENTICATION_CLASSES": [authentication]}
-        view = sys.modules["chat"].ChatIdentityView
-        view.authentication_classes = view.settings.DEFAULT_AUTHENTICATION_CLASSES
+        sys.modules["chat"].ChatIdentityView.authentication_classes = [authentication]
     return Api(request.param)
 
 
@@ -224,7 +224,7 @@ def test_token_for_impersonation(
 ) -> None:
     """The callable of the section recognises a token with the claim. Other tokens identify their user."""
     add_recipe(settings, monkeypatch, "Django REST framework")
-    monkeypatch.setattr(sys.modules["chat"].ChatIdentityView, "authentication_classes", [simplejwt()])
+    sys.modules["chat"].ChatIdentityView.authentication_classes = [JWTAuthentication]
     settings.HUBSPOT_IDENTIFY = {
         **settings.HUBSPOT_IDENTIFY,
         "IMPERSONATED": function_of_the_page("docs/clients", "has_token_of_colleague"),
@@ -240,19 +240,10 @@ def test_user_without_a_database_record_is_anonymous(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, ada: User, hubspot: TokenServer
 ) -> None:
     """The stateless class of simplejwt makes users that have no address, and every other attribute."""
-    from rest_framework_simplejwt.authentication import JWTStatelessUserAuthentication
-
     add_recipe(settings, monkeypatch, "Django REST framework")
-    view = sys.modules["chat"].ChatIdentityView
-    monkeypatch.setattr(view, "authentication_classes", [JWTStatelessUserAuthentication])
+    sys.modules["chat"].ChatIdentityView.authentication_classes = [JWTStatelessUserAuthentication]
     assert identify(Api("simplejwt").client_of(ada)) == (200, ANONYMOUS)
     assert hubspot.calls == 0
-
-
-def simplejwt() -> type:
-    from rest_framework_simplejwt.authentication import JWTAuthentication
-
-    return JWTAuthentication
 
 
 def function_of_the_page(page: str, name: str) -> Any:
