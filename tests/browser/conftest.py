@@ -22,7 +22,7 @@ from pytest_django import Settings
 from support.browser import TIMEOUT, launched_browser, running_display, running_webkit
 
 from browser.portable import ANONYMOUS, CONTAINER, LAUNCHER, PortableTab, WebKitTab
-from browser.site import RECORDER, RECORDER_ELEMENT, Site, running_site
+from browser.site import RECORDER, RECORDER_ELEMENT, SECURE_HOST, Site, running_site
 
 __all__ = ["ANONYMOUS", "CONTAINER"]  # for the test modules, beside what this one defines
 
@@ -72,8 +72,9 @@ def browser(browser_name: str, playwright: Playwright) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def site(settings: Settings) -> Iterator[Site]:
-    with running_site(settings, HOST) as site:
+def site(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Site]:
+    host = SECURE_HOST if request.node.get_closest_marker("secure_host") else HOST
+    with running_site(settings, host) as site:
         yield site
 
 

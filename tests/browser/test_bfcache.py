@@ -7,14 +7,17 @@ from collections.abc import Callable, Iterator
 import pytest
 from django.http import HttpResponse
 from playwright.sync_api import Browser, Playwright
-from pytest_django import Settings
 from support.browser import launched_browser
 
 from browser.conftest import INJECTED_CONTAINER
 from browser.portable import ANONYMOUS, IS_VISIBLE, PortableTab
-from browser.site import ADA, SECURE_HOST, TAG, Site, running_site
+from browser.site import ADA, TAG, Site
 
-pytestmark = [pytest.mark.browser, pytest.mark.browsers("chromium", "firefox", "webkit", reason="Each has its own.")]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.browsers("chromium", "firefox", "webkit", reason="Each has its own."),
+    pytest.mark.secure_host,
+]
 
 RECORD_RETURN = f"""<script>addEventListener("pageshow", ({{persisted}}) => {{
     const isReturn = persisted || performance.getEntriesByType("navigation")[0].type === "back_forward";
@@ -29,12 +32,6 @@ RECORD_RETURN = f"""<script>addEventListener("pageshow", ({{persisted}}) => {{
 def browser(browser_name: str, playwright: Playwright) -> Iterator[Browser]:
     with launched_browser(playwright, browser_name, has_page_cache=True) as browser:
         yield browser
-
-
-@pytest.fixture
-def site(settings: Settings) -> Iterator[Site]:
-    with running_site(settings, SECURE_HOST) as site:
-        yield site
 
 
 @pytest.fixture

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from pytest_django import Settings
 
 from browser.portable import ANONYMOUS, CONTAINER, LAUNCHER, PortableTab
-from browser.site import ADA, CHAT_HOST, SECURE_HOST, TAG, Site, require_package, running_site
+from browser.site import ADA, CHAT_HOST, TAG, Site, require_package
 
-pytestmark = [pytest.mark.browser, pytest.mark.browsers("chromium", "firefox", "webkit", reason="each is different")]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.browsers("chromium", "firefox", "webkit", reason="each is different"),
+    pytest.mark.secure_host,
+]
 
 INLINE = '{% hubspot_identify account="inline" %}'
 INTERACTION = '{% hubspot_identify account="interaction" %}'
@@ -19,12 +22,6 @@ MESSAGE = "from before the log-in"
 #: The values of HubSpot's cookie, of which there is one for each domain.
 THREADS = "() => Array.from(document.cookie.matchAll(/messagesUtk=([^;]*)/g), ([, value]) => value)"
 LIBRARIES = {"htmx": "htmx.org/dist/htmx.min.js", "Turbo": "@hotwired/turbo/dist/turbo.es2017-umd.js"}
-
-
-@pytest.fixture
-def site(settings: Settings) -> Iterator[Site]:
-    with running_site(settings, SECURE_HOST) as site:
-        yield site
 
 
 @pytest.fixture

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from pytest_django import Settings
 from support.manual import code_blocks
 
 from browser.conftest import Tab
 from browser.portable import ANONYMOUS, PortableTab
-from browser.site import ADA, IDENTITY, LOADER, SECURE_HOST, TAG, Site, running_site
+from browser.site import ADA, IDENTITY, LOADER, TAG, Site
 from hubspot_identify.sandbox.state import sandbox
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.secure_host]
 every_browser = pytest.mark.browsers("chromium", "firefox", "webkit", reason="the endpoint's own tests run in each")
 
 ELEMENT = f"""<script src="/static/hubspot_identify/identify.js" defer data-loader="{LOADER}"
@@ -33,12 +32,6 @@ PAGE = (
     hubspotIdentify.load();
 </script>"""
 )
-
-
-@pytest.fixture
-def site(settings: Settings) -> Iterator[Site]:
-    with running_site(settings, SECURE_HOST) as site:
-        yield site
 
 
 @pytest.fixture
