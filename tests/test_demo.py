@@ -190,9 +190,9 @@ def log_in(page: Page, origin: str, name: str) -> None:
 
 
 @pytest.mark.browser
-def test_chat_and_inbox_show_who_sent_a_message(chromium: Browser, site: str) -> None:
+def test_chat_and_inbox_show_who_sent_a_message(chromium: Browser, tmp_path: Path) -> None:
     """A user sends a message before and after the log-in. The chat is empty after the log-in and after the log-out."""
-    with chromium.new_context() as context:
+    with served(tmp_path, "/sandbox/inbox/") as (site, _), chromium.new_context() as context:
         page = context.new_page()
         visitor = page.frame_locator(CHAT).locator("body")
 
