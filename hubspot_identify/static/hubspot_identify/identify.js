@@ -72,7 +72,7 @@
    * wasStuck        its load took too long, so it was rebuilt; the late load may still display a chat
    * object          HubSpot's object in which the event handlers are registered
    * calledAt        when its script was added, or when it was last started, refreshed or reset
-   * settings        the page's settings object in which this script may remove loadImmediately: false
+   * heldSettings    the page's settings object in which this script may remove loadImmediately: false
    */
   const widget = plain({ phase: "waiting", elements: [] });
 
