@@ -208,7 +208,7 @@ def test_held_call_returns_a_token_when_it_is_released(browser: Client) -> None:
 
 def test_held_calls_take_worker_slots_and_fail_after_the_timeout() -> None:
     """A test of an outage gets what the site would: a timeout for the waiting caller, and a failure on record."""
-    with fake_hubspot(TIMEOUT=0.1) as hubspot:
+    with fake_hubspot(TIMEOUT=1.0) as hubspot:
         hubspot.hold()
         failures: list[Exception] = []
         failed = threading.Event()
