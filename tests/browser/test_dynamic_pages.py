@@ -368,4 +368,5 @@ def test_page_without_a_chat_followed_by_one_with_a_chat(tab: Tab, site: Site) -
         tab.run("__hubspotSandbox.options.chat = ''; history.pushState(null, '', '/with/')")
     tab.skip(2000)
     tab.expect_visitor("ada")
+    tab.wait_for_event("identified")
     assert tab.events == ["ready", "identified"]

@@ -128,6 +128,7 @@ def test_chat_is_not_loaded_for_a_remembered_visitor_until_the_endpoint_responds
     assert "identificationToken" not in tab.settings
     recover(tab, site)
     tab.expect_visitor(ANONYMOUS)
+    tab.wait_for_event("anonymous")
     assert tab.run(STORED_SUBJECT) is None
     assert tab.events == ["failed", "reset", "ready", "anonymous"]
 
