@@ -269,8 +269,8 @@ def test_function_replaces_the_endpoint_of_the_tag(tab: Tab, site: Site) -> None
     tab.go()
     tab.expect_visitor(ANONYMOUS)
     requests = site.identity_requests
-    tab.run(f"hubspotIdentify.identifyWith(() => ({ada()}))")
+    tab.run(f"window.calls = 0; hubspotIdentify.identifyWith(() => {{ calls += 1; return {ada()}; }})")
     tab.expect_visitor("ada")
     tab.run("hubspotIdentify.update()")
-    tab.wait_until_idle()
+    tab.wait_until("calls === 2")
     assert site.identity_requests == requests
